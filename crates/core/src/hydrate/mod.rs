@@ -1,0 +1,1 @@
+//! Restoring: what to copy next, how fast, when to go online, how long it takes (DESIGN 5, 6).

@@ -1,0 +1,1 @@
+//! Places in a history: `NAME@WHEN` addresses and time lines.

@@ -1,0 +1,1 @@
+//! The NBD protocol, sans I/O, both sides of the wire.

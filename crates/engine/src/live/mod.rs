@@ -1,0 +1,1 @@
+//! Live volumes: the user's own disk, served unchanged, with usage and change tracking.

@@ -1,0 +1,15 @@
+//! The ports of rekindle and their real implementations.
+//!
+//! One folder a port: the trait (`mod.rs`), the real one, the one in memory, the one that fails on purpose, and the
+//! conformance kit that all of them pass. `io` knows `core`; it knows nothing of volumes being live or restored.
+
+pub mod block;
+pub mod clock;
+pub mod error;
+pub mod holder;
+pub mod logfile;
+pub mod random;
+pub mod seal;
+pub mod store;
+
+pub use error::{Error, Kind, Result};

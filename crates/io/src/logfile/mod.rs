@@ -1,0 +1,50 @@
+//! The log-file port: our own small durable files (write log, presence, generations, activity log, labels, records).
+//!
+//! Everything that must survive a crash and is not the user's disk goes through here, so that the simulator can lose
+//! unsynced bytes, tear sectors and drop unsynced names.
+//!
+//! Contract, checked by the conformance kit:
+//! - Bytes written are durable after `sync` of the file; before it each 512-byte sector may be old or new after a power
+//!   cut (kill -9 loses none).
+//! - A created, renamed or removed name is durable after `sync_names`; before it either state may be found.
+//! - `replace` is atomic: after it (and `sync_names`) the name holds the new file, before it the old one; never neither.
+//! - After one failed `sync` every later write and sync of that file fails until it is opened again.
+
+use crate::Result;
+use std::sync::Arc;
+
+/// One file.
+pub trait LogFile: Send + Sync {
+    /// Fills `buf`; bytes past the end or never written read as zeros.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+    /// Writes the parts end to end from `offset`; the file grows as needed.
+    fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()>;
+    /// Makes everything written durable (fdatasync).
+    fn sync(&self) -> Result<()>;
+    /// Current length in bytes.
+    fn len(&self) -> Result<u64>;
+    /// Cuts or extends (with zeros).
+    fn set_len(&self, len: u64) -> Result<()>;
+    /// Gives the space of a range back; it reads as zeros. A hint where the file system cannot.
+    fn punch(&self, offset: u64, len: u64) -> Result<()>;
+}
+
+/// A folder of such files. Names are single path parts.
+pub trait LogDir: Send + Sync {
+    /// Where it is, for people.
+    fn place(&self) -> String;
+    /// Makes a new empty file; `Kind::Exists` if the name is taken.
+    fn create(&self, name: &str) -> Result<Arc<dyn LogFile>>;
+    /// Opens a file; `None` if absent.
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn LogFile>>>;
+    /// Moves `from` over `to`, atomically.
+    fn replace(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes a name; absent is fine.
+    fn remove(&self, name: &str) -> Result<()>;
+    /// All names.
+    fn names(&self) -> Result<Vec<String>>;
+    /// Makes created, moved and removed names durable.
+    fn sync_names(&self) -> Result<()>;
+    /// Free bytes on the file system, for floors and forecasts.
+    fn free_bytes(&self) -> Result<u64>;
+}

@@ -1,0 +1,1 @@
+//! From plain extent to frame and back: id, compression, AEAD; keys in memory.

@@ -1,0 +1,63 @@
+//! The store port: immutable objects under names. One primitive changes anything: create-if-absent of a fresh name.
+//!
+//! Completion-based for reads: a directory answers on the asking thread, a remote store from its own threads, many at a
+//! time. Everything else is rare and blocks.
+//!
+//! Contract, checked by the conformance kit:
+//! - `put_new` is atomic and durable when answered: no reader ever sees half an object; of racing creators one wins.
+//! - An object never changes. A name once used is never used again for other bytes.
+//! - `list` is complete and in byte order of names for everything created before the call and not deleted since.
+
+use crate::Result;
+use rekindle_core::volume::ByteRange;
+
+/// What `put_new` did. A time-out or a conflict is an error of `Kind::Retry` or `Kind::Unavailable`: ambiguous until
+/// the object is read back and its token compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Put {
+    /// The object is ours and durable.
+    Created,
+    /// Another object has the name (or ours, from an attempt whose answer was lost: read back to know).
+    Exists,
+}
+
+/// A name and its size.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Full name: `/`-separated, `[a-z0-9._-]` parts, no leading slash.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Called once with the bytes of a ranged read, from any thread; must not block for long.
+pub type GetDone = Box<dyn FnOnce(Result<Vec<u8>>) + Send>;
+
+/// Which part of an object.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Everything.
+    All,
+    /// Exactly these bytes; an object that ends before is `Kind::Corrupt`.
+    Range(ByteRange),
+    /// The last n bytes (or all, if shorter).
+    Tail(u64),
+}
+
+/// A store. Implementations: directory (`DirStore`), memory, remote over TCP (bench), S3 later, one that fails.
+pub trait Store: Send + Sync {
+    /// Where it is, for people: `/srv/backup`, `s3://bucket/prefix`.
+    fn place(&self) -> String;
+    /// Creates an object from parts laid end to end; atomic, durable when `Created` is returned.
+    fn put_new(&self, name: &str, parts: &[&[u8]]) -> Result<Put>;
+    /// Starts a read; `done` may be called before this returns. A missing object is `Kind::Gone`.
+    fn start_get(&self, name: &str, part: Part, done: GetDone);
+    /// Size of an object, `None` if absent.
+    fn head(&self, name: &str) -> Result<Option<u64>>;
+    /// Up to `limit` entries under `prefix` with names after `after`, in byte order.
+    fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Entry>>;
+    /// Removes an object; absent is fine. Durable when answered.
+    fn delete(&self, name: &str) -> Result<()>;
+    /// Reads are answered on the asking thread: a caller gains nothing by asking ahead from one thread.
+    fn answers_inline(&self) -> bool;
+}
