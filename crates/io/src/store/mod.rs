@@ -6,7 +6,19 @@
 //! Contract, checked by the conformance kit:
 //! - `put_new` is atomic and durable when answered: no reader ever sees half an object; of racing creators one wins.
 //! - An object never changes. A name once used is never used again for other bytes.
+//! - A name that [`check_name`] refuses is `Kind::Invalid` everywhere, so that no name works on one store only.
 //! - `list` is complete and in byte order of names for everything created before the call and not deleted since.
+
+mod blocking;
+mod faulty;
+pub mod kit;
+mod mem;
+mod name;
+
+pub use blocking::StoreExt;
+pub use faulty::{Counts, Fault, FaultyStore, StoreOp};
+pub use mem::MemStore;
+pub use name::check_name;
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;
@@ -24,7 +36,7 @@ pub enum Put {
 /// A name and its size.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
-    /// Full name: `/`-separated, `[a-z0-9._-]` parts, no leading slash.
+    /// Full name, as [`check_name`] allows.
     pub name: String,
     /// Bytes.
     pub size: u64,
@@ -54,7 +66,8 @@ pub trait Store: Send + Sync {
     fn start_get(&self, name: &str, part: Part, done: GetDone);
     /// Size of an object, `None` if absent.
     fn head(&self, name: &str) -> Result<Option<u64>>;
-    /// Up to `limit` entries under `prefix` with names after `after`, in byte order.
+    /// Up to `limit` entries whose names begin with `prefix` (any string, empty: all) and are greater than `after`, in
+    /// byte order. Fewer than `limit` means that there are no more.
     fn list(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<Entry>>;
     /// Removes an object; absent is fine. Durable when answered.
     fn delete(&self, name: &str) -> Result<()>;
