@@ -1,6 +1,11 @@
 //! The holder port: whoever can give the bytes of one moment of one volume (repository now; journal, peer site,
 //! foreign system, intermediary later). A restore volume reads from a holder and knows nothing else about the source.
 
+pub mod kit;
+mod mem;
+
+pub use mem::MemHolder;
+
 use crate::Result;
 use rekindle_core::volume::{Geometry, Uuid};
 use std::sync::Arc;

@@ -200,7 +200,7 @@ fn one_of_racing_creators_wins(s: Arc<dyn Store>) {
         .collect();
     let won: Vec<Vec<bool>> = runs.into_iter().map(|r| r.join().unwrap()).collect();
     for round in 0..ROUNDS {
-        let winners: Vec<usize> = (0..THREADS).filter(|&t| won[t][round]).collect();
+        let winners: Vec<usize> = won.iter().enumerate().filter(|(_, w)| w[round]).map(|(t, _)| t).collect();
         assert_eq!(winners.len(), 1, "round {round}: winners {winners:?}");
         let got = s.get(&format!("race/{round}/x"), Part::All).unwrap();
         assert_eq!(got, [winners[0] as u8; 3000], "round {round}");
