@@ -86,6 +86,12 @@ pub trait Holder: Send + Sync {
     fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()>;
     /// Starts fetching `extents`; each is answered once at the sink. Neighbours in the holder's order may share a request.
     fn fetch(self: Arc<Self>, extents: &[u64], urgency: Urgency, sink: &Arc<dyn FetchSink>);
+    /// Whether `bytes` are what the moment holds in `extent`, told from identities alone; `None` if that takes a fetch.
+    /// Verification asks this of every extent the guest did not write.
+    fn check(&self, extent: u64, bytes: &[u8]) -> Result<Option<bool>> {
+        let _ = (extent, bytes);
+        Ok(None)
+    }
     /// Extents that differ from `base`, if this holder knows it; `Kind::Gone` if not.
     fn difference(&self, base: Uuid) -> Result<Difference>;
     /// Fetches are answered on the asking thread: asking ahead from one thread gains nothing.
