@@ -6,7 +6,10 @@
 pub mod block;
 pub mod clock;
 pub mod error;
+pub mod fault;
 pub mod holder;
+mod image;
+mod latch;
 pub mod logfile;
 pub mod random;
 pub mod seal;

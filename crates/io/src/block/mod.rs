@@ -11,10 +11,15 @@
 //! - `Flush` covers every write answered before it was submitted, on all connections; it joins only a flush of the
 //!   medium that begins after it was submitted, and waits for nothing else.
 //! - After one failed flush every later write and flush fails (`Kind::Failed`) until the device is reopened.
-//! - A `Later` is completed exactly once, unless its sink is abandoned.
+//! - A `Later` is completed exactly once; a dropped write with `Kind::Cancelled`.
 
 mod blocking;
+mod faulty;
+pub mod kit;
+mod mem;
 pub use blocking::BlockExt;
+pub use faulty::FaultyBlock;
+pub use mem::{Late, MemBlock};
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;

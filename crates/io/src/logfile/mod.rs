@@ -10,6 +10,16 @@
 //! - `replace` is atomic: after it (and `sync_names`) the name holds the new file, before it the old one; never neither.
 //! - After one failed `sync` every later write and sync of that file fails until it is opened again.
 
+mod faulty;
+pub mod kit;
+mod mem;
+mod real;
+mod two_slot;
+pub use faulty::FaultyDir;
+pub use mem::MemDir;
+pub use real::RealDir;
+pub use two_slot::TwoSlot;
+
 use crate::Result;
 use std::sync::Arc;
 
@@ -47,4 +57,15 @@ pub trait LogDir: Send + Sync {
     fn sync_names(&self) -> Result<()>;
     /// Free bytes on the file system, for floors and forecasts.
     fn free_bytes(&self) -> Result<u64>;
+}
+
+/// A name is one path part, not empty, at most 200 bytes.
+fn check_name(name: &str) -> Result<()> {
+    let bad =
+        name.is_empty() || name.len() > 200 || name == "." || name == ".." || name.contains(['/', '\0']);
+    if bad {
+        Err(crate::Error::new(crate::Kind::Invalid, format!("not a file name: {name:?}")))
+    } else {
+        Ok(())
+    }
 }
