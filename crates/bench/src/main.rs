@@ -1,0 +1,204 @@
+//! Measures rekindle beside its peers, so that anyone can repeat it; also the guest of the demo and of the stories.
+//!
+//! Rules of measuring, learnt the hard way: servers are compared within a round only, rounds are interleaved and their
+//! order rotates; the state of every file is set before its cell; medians of at least five with their range; ratios
+//! first. What a client costs is told, because it is often the limit.
+
+mod nbd;
+mod stats;
+
+use clap::{Args, Parser, Subcommand};
+use nbd::oracle::{Oracle, Subject};
+use nbd::{guest, wire};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Any error; the harness only reports it.
+pub type Error = Box<dyn std::error::Error>;
+/// Result of the harness.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error from a text.
+pub fn fail<T>(text: impl Into<String>) -> Result<T> {
+    Err(text.into().into())
+}
+
+#[derive(Parser)]
+#[command(about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Hash every block of a disk (file or socket) into an oracle file
+    Learn(Disk),
+    /// Compare every block of a disk with an oracle file
+    Prove(Disk),
+    /// Read and write an export, checking every read against the oracle
+    Guest(GuestArgs),
+    /// Load an export with the pipelined generator
+    Load(LoadArgs),
+    /// Tiny versions of every benchmark, judging nothing by time
+    Smoke,
+}
+
+#[derive(Args)]
+struct Disk {
+    /// An image file, or the Unix socket of an NBD server
+    disk: PathBuf,
+    /// The oracle file
+    oracle: PathBuf,
+    /// Export name, for a socket
+    #[arg(long, default_value = "")]
+    export: String,
+}
+
+#[derive(Args)]
+struct GuestArgs {
+    #[command(flatten)]
+    disk: Disk,
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Requests a second, 0 for as many as it gets
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    #[arg(long, default_value_t = 70)]
+    read_percent: u64,
+    /// OFFSET:LENGTH in bytes that may be written; may be given again
+    #[arg(long, value_parser = range)]
+    write_in: Vec<(u64, u64)>,
+    #[arg(long, default_value_t = 32)]
+    flush_every: u64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seconds to keep trying to connect
+    #[arg(long, default_value_t = 10.0)]
+    patience: f64,
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct LoadArgs {
+    /// The Unix socket of an NBD server
+    socket: PathBuf,
+    /// Export name
+    #[arg(long, default_value = "")]
+    export: String,
+    /// Ask for structured replies, as libnbd and fio do
+    #[arg(long)]
+    structured: bool,
+    /// Bytes of a request
+    #[arg(long, default_value_t = 4096)]
+    block: u32,
+    /// Requests in flight per connection
+    #[arg(long, default_value_t = 32)]
+    depth: usize,
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
+    #[arg(long, default_value_t = 100)]
+    read_percent: u32,
+    /// A FLUSH after so many writes, 0: never
+    #[arg(long, default_value_t = 0)]
+    flush_every: u32,
+    /// One block after another instead of at random
+    #[arg(long)]
+    sequential: bool,
+    /// Use only the first so many bytes, 0: all
+    #[arg(long, default_value_t = 0)]
+    span: u64,
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+fn range(text: &str) -> std::result::Result<(u64, u64), String> {
+    let (offset, length) = text.split_once(':').ok_or("expected OFFSET:LENGTH")?;
+    let number = |t: &str| t.parse::<u64>().map_err(|e| format!("{t}: {e}"));
+    Ok((number(offset)?, number(length)?))
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Learn(disk) => learn(&disk),
+        Verb::Prove(disk) => prove(&disk),
+        Verb::Guest(args) => visit(&args),
+        Verb::Load(args) => load(&args),
+        Verb::Smoke => Ok(()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rekindle-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn learn(disk: &Disk) -> Result<()> {
+    let mut subject = Subject::open(&disk.disk, &disk.export, Duration::from_secs(10))?;
+    let oracle = Oracle::learn(&disk.oracle, &mut subject)?;
+    println!("learnt    {} blocks of {} bytes", oracle.blocks(), nbd::oracle::BLOCK);
+    Ok(())
+}
+
+fn prove(disk: &Disk) -> Result<()> {
+    let mut subject = Subject::open(&disk.disk, &disk.export, Duration::from_secs(10))?;
+    let oracle = Oracle::load(&disk.oracle)?;
+    let wrong = oracle.compare(&mut subject)?;
+    if wrong.is_empty() {
+        println!("proved    {} of {} blocks hold what they should", oracle.blocks(), oracle.blocks());
+        return Ok(());
+    }
+    fail(format!("{} blocks differ, the first: {:?}", wrong.len(), &wrong[..wrong.len().min(10)]))
+}
+
+fn visit(args: &GuestArgs) -> Result<()> {
+    let target = wire::Target { export: args.disk.export.clone(), ..wire::Target::new(&args.disk.disk) };
+    let mut oracle = Oracle::load(&args.disk.oracle)?;
+    let habits = guest::Habits {
+        time: Duration::from_secs_f64(args.seconds),
+        rate: args.rate,
+        read_percent: args.read_percent,
+        write_in: args.write_in.clone(),
+        flush_every: args.flush_every,
+        seed: args.seed,
+        patience: Duration::from_secs_f64(args.patience),
+        chatty: !args.quiet,
+    };
+    let seen = guest::live(&target, &habits, &mut oracle)?;
+    println!("guest     {} reads, {} writes, every byte as it should be", seen.reads, seen.writes);
+    Ok(())
+}
+
+fn load(args: &LoadArgs) -> Result<()> {
+    use nbd::load::{Load, Pattern};
+    let target = wire::Target {
+        export: args.export.clone(),
+        structured: args.structured,
+        ..wire::Target::new(&args.socket)
+    };
+    let load = Load {
+        block: args.block,
+        depth: args.depth,
+        connections: args.connections,
+        read_percent: args.read_percent,
+        flush_every: args.flush_every,
+        pattern: if args.sequential { Pattern::Sequential } else { Pattern::Random },
+        span: args.span,
+        time: Duration::from_secs_f64(args.seconds),
+        seed: args.seed,
+    };
+    let outcome = nbd::load::run(&target, &load)?;
+    let mib = outcome.rate() * f64::from(args.block) / 1_048_576.0;
+    println!("{:.0} requests/s, {mib:.0} MiB/s", outcome.rate());
+    println!("latency   p50 {} us, p99 {} us", outcome.latency.at(50.0), outcome.latency.at(99.0));
+    if outcome.flush.count() > 0 {
+        println!("flush     p50 {} us, p99 {} us", outcome.flush.at(50.0), outcome.flush.at(99.0));
+    }
+    Ok(())
+}
