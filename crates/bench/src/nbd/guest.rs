@@ -59,7 +59,7 @@ impl Favourites {
 
     fn pick(&self, random: &mut Random) -> u64 {
         // Log-uniform rank: the continuous Zipf distribution with exponent 1.
-        let rank = ((self.extents as f64).powf(random.unit()) as u64 - 1).min(self.extents - 1);
+        let rank = (((self.extents + 1) as f64).powf(random.unit()) as u64 - 1).min(self.extents - 1);
         (u128::from(rank) * u128::from(self.stride) % u128::from(self.extents)) as u64
     }
 }
@@ -162,7 +162,8 @@ pub fn live(target: &Target, habits: &Habits, oracle: &mut Oracle) -> Result<See
     }
     guest.connection.flush()?;
     guest.oracle.save()?;
-    let Guest { seen, .. } = guest;
+    let Guest { seen, connection, .. } = guest;
+    connection.disconnect()?;
     if seen.wrong > 0 { fail(format!("{} blocks were wrong", seen.wrong)) } else { Ok(seen) }
 }
 

@@ -31,8 +31,8 @@ pub enum Command {
     Write,
     /// Flush: covers what was answered before.
     Flush,
-    /// Give space back.
-    Trim,
+    /// The client leaves; no answer.
+    Disconnect,
 }
 
 impl Command {
@@ -40,8 +40,8 @@ impl Command {
         match self {
             Command::Read => 0,
             Command::Write => 1,
+            Command::Disconnect => 2,
             Command::Flush => 3,
-            Command::Trim => 4,
         }
     }
 }
@@ -196,6 +196,13 @@ impl Connection {
             return fail(format!("{command:?} at {offset}: {cause}"));
         }
         Ok(self.stream.read_exact(read)?)
+    }
+
+    /// Leaves in order: nothing may be in flight.
+    pub fn disconnect(mut self) -> Result<()> {
+        let mut out = Vec::new();
+        put_request(&mut out, Command::Disconnect, false, 0, 0, 0);
+        Ok(self.stream.write_all(&out)?)
     }
 
     /// Reads at `offset`.
