@@ -1,1 +1,45 @@
-fn main() {}
+//! rekindle: the one binary. Parses, performs, ends with the exit code scripts rely on.
+
+mod cli;
+mod config;
+mod errors;
+mod names;
+mod out;
+mod places;
+mod progress;
+mod serve;
+mod show;
+mod signals;
+mod units;
+mod verbs;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before parsing: an error of clap is exit code 2 already, help and version are 0.
+    let cli = cli::Cli::parse();
+    log();
+    let out = out::Out::new(cli.json, cli.quiet, cli.verbose);
+    match verbs::run(cli, out) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            out.failure(&failure);
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+/// Tracing to stderr as `REKINDLE_LOG` says (`info`, `rekindle_engine=debug`); without it warnings only. `REKINDLE_LOG_JSON`
+/// makes lines of JSON.
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("REKINDLE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
+    if std::env::var_os("REKINDLE_LOG_JSON").is_some_and(|v| !v.is_empty()) {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+}

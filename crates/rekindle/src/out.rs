@@ -1,0 +1,89 @@
+//! Where words go: results to stdout, remarks and failures to stderr, documents and messages as JSON when asked.
+//!
+//! A reader that goes away (`| head`) silences output and stops nothing: the exit code tells how the work went, and a
+//! process that serves disks must not end because nobody listens.
+
+use crate::errors::Failure;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+
+/// How to speak.
+#[derive(Clone, Copy, Debug)]
+pub struct Out {
+    /// JSON instead of text.
+    pub json: bool,
+    /// No remarks and no progress.
+    pub quiet: bool,
+    /// More remarks.
+    pub verbose: bool,
+    /// stderr is a terminal: progress may redraw its line.
+    pub live: bool,
+    /// stdout is a terminal.
+    pub terminal: bool,
+}
+
+impl Out {
+    /// From the command line and what stdout and stderr are.
+    pub fn new(json: bool, quiet: bool, verbose: bool) -> Out {
+        Out {
+            json,
+            quiet,
+            verbose,
+            live: std::io::stderr().is_terminal(),
+            terminal: std::io::stdout().is_terminal(),
+        }
+    }
+    /// A result in words; nothing under `--json`.
+    pub fn line(&self, text: impl AsRef<str>) {
+        if !self.json {
+            print(std::io::stdout(), text.as_ref());
+        }
+    }
+    /// A result in words unless `-q`: announcements of a process that goes on.
+    pub fn announce(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            self.line(text);
+        }
+    }
+    /// A remark, to stderr.
+    pub fn note(&self, text: impl AsRef<str>) {
+        if !self.quiet {
+            print(std::io::stderr(), text.as_ref());
+        }
+    }
+    /// A warning, to stderr, said even with `-q`.
+    pub fn warn(&self, text: impl AsRef<str>) {
+        print(std::io::stderr(), &format!("warning: {}", text.as_ref()));
+    }
+    /// A remark for `-v`.
+    pub fn detail(&self, text: impl AsRef<str>) {
+        if self.verbose {
+            print(std::io::stderr(), text.as_ref());
+        }
+    }
+    /// One JSON document, readable, under `--json`; nothing otherwise.
+    pub fn document<T: Serialize>(&self, doc: &T) {
+        if self.json {
+            print(std::io::stdout(), &serde_json::to_string_pretty(doc).expect("our types are always JSON"));
+        }
+    }
+    /// One JSON line under `--json`; nothing otherwise.
+    pub fn message<T: Serialize>(&self, message: &T) {
+        if self.json {
+            print(std::io::stdout(), &serde_json::to_string(message).expect("our types are always JSON"));
+        }
+    }
+    /// The end of a verb that failed.
+    pub fn failure(&self, failure: &Failure) {
+        if self.json {
+            self.message(&crate::serve::control::Message::ExitError(failure.to_json()));
+        } else {
+            print(std::io::stderr(), &format!("rekindle: {failure}"));
+        }
+    }
+}
+
+/// Writes a line; a reader that went away is no failure of the work.
+fn print(mut to: impl Write, line: &str) {
+    let _ = to.write_all(format!("{line}\n").as_bytes()).and_then(|()| to.flush());
+}

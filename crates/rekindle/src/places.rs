@@ -1,0 +1,111 @@
+//! Where this process keeps things: sockets and locks in the runtime directory, what must survive in the state directory.
+//!
+//! The runtime directory is `/run/rekindle` for root, `$XDG_RUNTIME_DIR/rekindle` for others; the state directory is
+//! `/var/lib/rekindle` or `$XDG_STATE_HOME/rekindle`. `REKINDLE_RUNTIME_DIR` and `REKINDLE_STATE_DIR` override them.
+//! State in memory would be lost with the power while disks refer to it, so a tmpfs is refused there.
+
+use crate::errors::{Failure, Outcome};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// `linux/magic.h`.
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+const RAMFS_MAGIC: i64 = 0x8584_58f6;
+/// Lets tests keep state in memory; says what it costs in its name.
+pub const ALLOW_VOLATILE: &str = "REKINDLE_ALLOW_VOLATILE_STATE";
+
+/// The directory of locks and sockets; made if absent, private to the user.
+pub fn runtime_dir() -> Outcome<PathBuf> {
+    let dir = runtime_path()?;
+    make_private(&dir)?;
+    Ok(dir)
+}
+
+/// Where the runtime directory is, without making it.
+pub fn runtime_path() -> Outcome<PathBuf> {
+    if let Some(dir) = variable("REKINDLE_RUNTIME_DIR") {
+        return Ok(dir);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/run/rekindle".into());
+    }
+    variable("XDG_RUNTIME_DIR").map(|d| d.join("rekindle")).ok_or_else(|| {
+        Failure::usage(
+            "there is no runtime directory",
+            "XDG_RUNTIME_DIR is not set",
+            "set REKINDLE_RUNTIME_DIR to a directory of yours, or run as root",
+        )
+    })
+}
+
+/// The directory of state that must survive; made if absent, private to the user, not in memory.
+pub fn state_dir() -> Outcome<PathBuf> {
+    let dir = state_path()?;
+    make_private(&dir)?;
+    refuse_volatile(&dir)?;
+    Ok(dir)
+}
+
+/// Where the state directory is, without making it.
+pub fn state_path() -> Outcome<PathBuf> {
+    if let Some(dir) = variable("REKINDLE_STATE_DIR") {
+        return Ok(dir);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok("/var/lib/rekindle".into());
+    }
+    variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|h| h.join(".local/state")))
+        .map(|d| d.join("rekindle"))
+        .ok_or_else(|| {
+            Failure::usage(
+                "there is no state directory",
+                "neither XDG_STATE_HOME nor HOME is set",
+                "set REKINDLE_STATE_DIR to a directory on a disk",
+            )
+        })
+}
+
+/// Makes a directory and its parents, mode 700.
+pub fn make_private(dir: &Path) -> Outcome {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| Failure::system(format!("cannot make the directory {}", dir.display()), &e))?;
+    let meta = std::fs::metadata(dir)
+        .map_err(|e| Failure::system(format!("cannot look at the directory {}", dir.display()), &e))?;
+    let ours = rustix::process::geteuid().as_raw();
+    // Whoever owns this folder could swap our locks and sockets.
+    if meta.uid() != ours && meta.uid() != 0 {
+        return Err(Failure::refused(
+            format!("the directory {} is not trusted", dir.display()),
+            format!("it belongs to user {}, this process runs as user {ours}", meta.uid()),
+            "name another directory, or change its owner",
+        ));
+    }
+    Ok(())
+}
+
+/// Fails if `dir` lies in memory.
+pub fn refuse_volatile(dir: &Path) -> Outcome {
+    if variable(ALLOW_VOLATILE).is_some() {
+        return Ok(());
+    }
+    let fs = rustix::fs::statfs(dir).map_err(|e| {
+        Failure::system(format!("cannot look at the file system of {}", dir.display()), &e.into())
+    })?;
+    if [TMPFS_MAGIC, RAMFS_MAGIC].contains(&(fs.f_type as i64)) {
+        return Err(Failure::refused(
+            format!("state cannot be kept in {}", dir.display()),
+            "that file system lives in memory; a power cut would take acknowledged writes with it",
+            "set REKINDLE_STATE_DIR to a directory on a disk",
+        ));
+    }
+    Ok(())
+}
+
+/// A path from the environment; empty counts as absent.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}

@@ -1,0 +1,5 @@
+//! The process that serves sets: owner lock, control socket, schedules, the state table of sets.
+
+pub mod calendar;
+pub mod control;
+pub mod owner;

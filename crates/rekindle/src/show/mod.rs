@@ -1,0 +1,7 @@
+//! How a fact becomes something to look at: sizes and times in words, tables, bars, curves, SVG.
+
+pub mod bar;
+pub mod curve;
+pub mod svg;
+pub mod table;
+pub mod words;
