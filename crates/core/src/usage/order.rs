@@ -1,0 +1,237 @@
+//! In which order a restore copies what the usage map knows: the hot list.
+//!
+//! `auto` is DESIGN 5: the newest cold-start trace by rank, the trace before it by rank, the rest of both sets by score,
+//! what was written, then the caller's hints (changed in the latest snapshots, partition tables, file-system metadata),
+//! then what was only read long ago, by score. Everything else has no place here: fill streams it in the holder's own
+//! cheap order. So the work is proportional to extents with facts, and memory to the limit, never to the volume.
+//!
+//! Equal keys go by extent: neighbours stay together, and the same map gives the same list.
+
+use super::facts::{Facts, LATE};
+use crate::volume::ExtentRange;
+use std::fmt;
+use std::str::FromStr;
+
+/// What decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Order {
+    /// Trace, set, written, hints, the rest: the default.
+    #[default]
+    Auto,
+    /// First touch since the last cold starts, nothing else.
+    Trace,
+    /// The decayed worth alone.
+    Score,
+    /// The decayed rate alone.
+    Rate,
+    /// Reads and writes ever.
+    Count,
+    /// From the first extent to the last.
+    Linear,
+}
+
+impl Order {
+    /// All, in the order they are listed to people.
+    pub const ALL: [Order; 6] =
+        [Order::Auto, Order::Trace, Order::Score, Order::Rate, Order::Count, Order::Linear];
+
+    /// The word a user types.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Order::Auto => "auto",
+            Order::Trace => "trace",
+            Order::Score => "score",
+            Order::Rate => "rate",
+            Order::Count => "count",
+            Order::Linear => "linear",
+        }
+    }
+    /// Sort key, small first; `None`: no place in the hot list.
+    pub fn key(self, f: &Facts) -> Option<u64> {
+        let known = |v: u64| (v > 0).then(|| u64::MAX - v);
+        match self {
+            Order::Auto => auto_key(f),
+            Order::Trace => match (f.rank(), f.rank_before()) {
+                (Some(r), _) => Some(u64::from(r)),
+                (None, Some(r)) => Some(0x100 + u64::from(r)),
+                (None, None) => None,
+            },
+            Order::Score => known(u64::from(f.score.raw())),
+            Order::Rate => known(u64::from(f.rate.raw())),
+            Order::Count => known(u64::from(f.reads) + u64::from(f.writes)),
+            Order::Linear => None,
+        }
+    }
+}
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+/// No order has this name.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no order is called `{0}`: use auto, trace, score, rate, count or linear")]
+pub struct UnknownOrder(String);
+
+impl FromStr for Order {
+    type Err = UnknownOrder;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Order::ALL.into_iter().find(|o| o.name() == s).ok_or_else(|| UnknownOrder(s.to_string()))
+    }
+}
+
+const HINTED: u64 = 4 << 56;
+
+/// Class, rank, then score and rate, most first.
+fn auto_key(f: &Facts) -> Option<u64> {
+    if f.is_empty() {
+        return None;
+    }
+    let (class, rank) = match (f.rank(), f.rank_before()) {
+        (Some(r), _) if r < LATE => (0, r),
+        (_, Some(r)) if r < LATE => (1, r),
+        (Some(_), _) | (_, Some(_)) => (2, 0),
+        _ if f.is_written() => (3, 0),
+        _ => (5, 0),
+    };
+    let most_first = |raw: u32| u64::from((1 << 24) - 1 - raw);
+    Some(class << 56 | u64::from(rank) << 48 | most_first(f.score.raw()) << 24 | most_first(f.rate.raw()))
+}
+
+/// Collects the best `limit` extents by their facts, in memory bounded by the limit.
+pub struct Ranker {
+    order: Order,
+    limit: usize,
+    best: Vec<(u64, u64)>,
+}
+
+impl Ranker {
+    /// A limit good for 64 GiB of hot data at 64 KiB; 32 MiB of memory at most while ranking.
+    pub const LIMIT: usize = 1 << 20;
+
+    /// Nothing offered yet.
+    pub fn new(order: Order, limit: usize) -> Self {
+        Ranker { order, limit: limit.max(1), best: Vec::new() }
+    }
+    /// One extent's facts, each extent once, in any order.
+    pub fn offer(&mut self, extent: u64, facts: &Facts) {
+        if let Some(key) = self.order.key(facts) {
+            self.push(key, extent);
+        }
+    }
+    /// Extents to bring early though nobody touched them; only `auto` takes hints. May overlap what was offered.
+    pub fn hint(&mut self, extents: ExtentRange) {
+        if self.order == Order::Auto {
+            extents.iter().for_each(|e| self.push(HINTED, e));
+        }
+    }
+    fn push(&mut self, key: u64, extent: u64) {
+        self.best.push((key, extent));
+        if self.best.len() >= 2 * self.limit + 1024 {
+            self.dedup();
+            if self.best.len() > self.limit {
+                self.best.select_nth_unstable(self.limit - 1);
+                self.best.truncate(self.limit);
+            }
+        }
+    }
+    /// An extent that was offered and hinted keeps its better place.
+    fn dedup(&mut self) {
+        self.best.sort_unstable_by_key(|&(key, extent)| (extent, key));
+        self.best.dedup_by_key(|&mut (_, extent)| extent);
+    }
+    /// The hot list: extents in restore order, each once.
+    pub fn finish(mut self) -> Vec<u64> {
+        self.dedup();
+        self.best.sort_unstable();
+        self.best.truncate(self.limit);
+        self.best.into_iter().map(|(_, extent)| extent).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::facts::Touch;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn facts(reads: u32, writes: u32, tick: u32) -> Facts {
+        let mut f = Facts::default();
+        f.fold(0, Touch { reads, writes, scanned: false }, tick);
+        f
+    }
+    fn ranked(reads: u32, rank: u8, before: bool) -> Facts {
+        let mut f = facts(reads, 0, 0);
+        f.enter(rank);
+        if before {
+            f.age(0, 1);
+        }
+        f
+    }
+    fn list(order: Order, all: &[(u64, Facts)], hints: &[(u64, u64)]) -> Vec<u64> {
+        let mut r = Ranker::new(order, 100);
+        all.iter().for_each(|(e, f)| r.offer(*e, f));
+        hints.iter().for_each(|&(start, end)| r.hint(ExtentRange { start, end }));
+        r.finish()
+    }
+
+    #[test]
+    fn auto_is_trace_then_set_then_written_then_hints_then_old_reads() {
+        let all = [
+            (1, facts(900, 0, 500)),
+            (2, facts(0, 1, 0)),
+            (3, ranked(1, LATE, false)),
+            (4, ranked(1, 2, true)),
+            (5, ranked(1, 9, false)),
+            (6, ranked(1, 0, false)),
+            (7, facts(0, 3, 900)),
+            (8, ranked(1, LATE, true)),
+            (9, Facts::default()),
+        ];
+        assert_eq!(list(Order::Auto, &all, &[(20, 22), (6, 8)]), [6, 5, 4, 3, 8, 7, 2, 20, 21, 1]);
+        assert_eq!(list(Order::Trace, &all, &[]), [6, 5, 3, 4, 8]);
+        assert_eq!(list(Order::Linear, &all, &[(1, 4)]), [0u64; 0]);
+    }
+
+    #[test]
+    fn count_rate_and_score_speak_for_themselves() {
+        let all = [(1, facts(5, 0, 9_000)), (2, facts(3, 3, 0)), (3, facts(1, 0, 18_000))];
+        assert_eq!(list(Order::Count, &all, &[(8, 9)]), [2, 1, 3]);
+        assert_eq!(list(Order::Rate, &all, &[]), [3, 1, 2]);
+        assert_eq!(list(Order::Score, &all, &[]).len(), 3);
+    }
+
+    #[test]
+    fn names_come_back() {
+        for o in Order::ALL {
+            assert_eq!(o.to_string().parse(), Ok(o));
+        }
+        let e = "hot".parse::<Order>().unwrap_err();
+        assert_eq!(e.to_string(), "no order is called `hot`: use auto, trace, score, rate, count or linear");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn a_bounded_list_is_the_front_of_the_whole_one(
+            all in prop::collection::vec((1u32..50, 0u8..16, any::<bool>()), 0..5000), limit in 1usize..300,
+        ) {
+            let offer = |limit| {
+                let mut r = Ranker::new(Order::Auto, limit);
+                for (i, &(reads, rank, before)) in all.iter().enumerate() {
+                    r.offer(i as u64, &ranked(reads, rank, before));
+                    prop_assert!(r.best.len() <= 2 * limit + 1024);
+                }
+                r.hint(ExtentRange { start: 0, end: 40 });
+                Ok(r.finish())
+            };
+            let (some, whole) = (offer(limit)?, offer(usize::MAX / 4)?);
+            prop_assert_eq!(&some[..], &whole[..some.len()]);
+            prop_assert_eq!(some.len(), limit.min(whole.len()));
+            let mut once = whole.clone();
+            once.sort_unstable();
+            once.dedup();
+            prop_assert_eq!(once.len(), whole.len());
+        }
+    }
+}
