@@ -1,0 +1,54 @@
+//! Facts about the machine, and what processes cost.
+
+use crate::Result;
+use std::fs;
+
+/// Processor time of a process and all its threads, seconds. Resolution is the kernel's tick (10 ms).
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold spaces and brackets: fields are counted from behind it.
+    let rest = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?.1;
+    let fields: Vec<&str> = rest.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Largest resident memory so far, bytes.
+pub fn peak_memory(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:")).ok_or("no VmHWM")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no VmHWM")?.parse::<u64>()? * 1024)
+}
+
+/// One line for a report: processor, memory, kernel, file system.
+pub fn describe() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or(": unknown");
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib: u64 = meminfo.split_whitespace().nth(1).and_then(|w| w.parse().ok()).unwrap_or(0);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "{cores} cores ({}), {} GiB of memory, Linux {}",
+        model.trim_start_matches([':', '\t', ' ']),
+        kib >> 20,
+        kernel.split('-').next().unwrap_or("").trim()
+    )
+}
+
+/// Version line of a program, or "absent".
+pub fn version(program: &str, argument: &str) -> String {
+    let Ok(out) = std::process::Command::new(program).arg(argument).output() else { return "absent".into() };
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    text.lines().next().unwrap_or("absent").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_has_cost_something() {
+        assert!(super::cpu_seconds(std::process::id()).unwrap() >= 0.0);
+        assert!(super::peak_memory(std::process::id()).unwrap() > 1 << 20);
+        assert!(super::describe().contains("cores"));
+    }
+}
