@@ -196,7 +196,7 @@ class Rekindle:
         self.stage = stage
         self.repo = stage.path / "repo"
         self.env = dict(os.environ)
-        for name in ("runtime", "state", "config", "cache"):
+        for name in ("runtime", "state"):
             (stage.path / name).mkdir(mode=0o700, exist_ok=True)
         password = stage.path / "password"
         password.write_text("correct horse battery staple\n")
@@ -204,10 +204,8 @@ class Rekindle:
         self.env |= {
             "REKINDLE_REPO": str(self.repo),
             "REKINDLE_PASSWORD_FILE": str(password),
-            "XDG_RUNTIME_DIR": str(stage.path / "runtime"),
-            "XDG_STATE_HOME": str(stage.path / "state"),
-            "XDG_CONFIG_HOME": str(stage.path / "config"),
-            "XDG_CACHE_HOME": str(stage.path / "cache"),
+            "REKINDLE_RUNTIME_DIR": str(stage.path / "runtime"),
+            "REKINDLE_STATE_DIR": str(stage.path / "state"),
         }
 
     def __call__(self, *args, check=True, timeout=120):

@@ -5,11 +5,14 @@
 //! first. What a client costs is told, because it is often the limit.
 
 mod nbd;
+mod rig;
+mod served;
 mod stats;
 
 use clap::{Args, Parser, Subcommand};
 use nbd::oracle::{Oracle, Subject};
 use nbd::{guest, wire};
+use rig::report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,8 +44,15 @@ enum Verb {
     Guest(GuestArgs),
     /// Load an export with the pipelined generator
     Load(LoadArgs),
+    /// Serve a device of SIZE bytes that does nothing on SOCKET: the limit of the wire
+    #[command(hide = true)]
+    NullServer { size: u64, socket: PathBuf },
+    /// Served I/O beside the peers
+    Served(ServedArgs),
     /// Tiny versions of every benchmark, judging nothing by time
     Smoke,
+    /// Every benchmark in turn
+    All(Output),
 }
 
 #[derive(Args)]
@@ -79,6 +89,34 @@ struct GuestArgs {
     patience: f64,
     #[arg(long)]
     quiet: bool,
+}
+
+/// Where results go.
+#[derive(Args, Clone)]
+struct Output {
+    /// Write results into this folder's benchmarks.md, not only to the terminal
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ServedArgs {
+    #[command(flatten)]
+    output: Output,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Of one cell
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Size of each server's file
+    #[arg(long, default_value_t = 1024)]
+    mib: u64,
+    /// Only cells whose name contains this, as "write 4k"
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Depth 32 on one connection and the large requests only
+    #[arg(long)]
+    brief: bool,
 }
 
 #[derive(Args)]
@@ -128,7 +166,10 @@ fn main() -> ExitCode {
         Verb::Prove(disk) => prove(&disk),
         Verb::Guest(args) => visit(&args),
         Verb::Load(args) => load(&args),
-        Verb::Smoke => Ok(()),
+        Verb::NullServer { .. } => fail("not yet"),
+        Verb::Served(args) => serve_io(&args),
+        Verb::Smoke => smoke(),
+        Verb::All(output) => all(&output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -201,4 +242,35 @@ fn load(args: &LoadArgs) -> Result<()> {
         println!("flush     p50 {} us, p99 {} us", outcome.flush.at(50.0), outcome.flush.at(99.0));
     }
     Ok(())
+}
+
+fn serve_io(args: &ServedArgs) -> Result<()> {
+    let size = served::Size {
+        rounds: args.rounds,
+        time: Duration::from_secs_f64(args.seconds),
+        file: args.mib << 20,
+        only: args.only.clone(),
+        brief: args.brief,
+    };
+    served::run(&size, &Report::new(args.output.report.clone()))
+}
+
+/// Everything at its real size.
+fn all(output: &Output) -> Result<()> {
+    let report = Report::new(output.report.clone());
+    let second = Duration::from_secs(1);
+    served::run(
+        &served::Size { rounds: 5, time: second, file: 1 << 30, only: String::new(), brief: false },
+        &report,
+    )
+}
+
+/// Everything tiny: keeps the harness alive, judges nothing by time.
+fn smoke() -> Result<()> {
+    let report = Report::new(None);
+    let blink = Duration::from_millis(50);
+    served::run(
+        &served::Size { rounds: 1, time: blink, file: 8 << 20, only: String::new(), brief: true },
+        &report,
+    )
 }

@@ -28,11 +28,6 @@ impl Percentiles {
     pub fn count(&self) -> u64 {
         self.0.len()
     }
-
-    /// Takes in another's.
-    pub fn merge(&mut self, other: &Percentiles) {
-        self.0 += &other.0;
-    }
 }
 
 /// Values of the same thing, one a round.

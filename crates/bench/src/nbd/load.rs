@@ -185,7 +185,7 @@ impl Lane {
     }
 
     /// Takes what is still owed and says good-bye.
-    fn leave(mut self) -> Result<()> {
+    fn leave(self) -> Result<()> {
         self.connection.stream.set_nonblocking(false)?;
         std::io::copy(&mut (&self.connection.stream).take(self.skip as u64), &mut std::io::sink())?;
         self.connection.disconnect()

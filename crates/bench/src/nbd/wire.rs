@@ -75,8 +75,6 @@ pub struct Connection {
     pub stream: UnixStream,
     /// Bytes of the export.
     pub size: u64,
-    /// Transmission flags as sent.
-    pub flags: u16,
     handle: u64,
 }
 
@@ -135,19 +133,18 @@ impl Connection {
         go.extend_from_slice(target.export.as_bytes());
         go.extend_from_slice(&[0, 0]);
         put_option(&mut stream, OPT_GO, &go)?;
-        let (size, flags) = Self::accepted(&mut stream, &target.export)?;
-        Ok(Connection { stream, size, flags, handle: 0 })
+        let size = Self::accepted(&mut stream, &target.export)?;
+        Ok(Connection { stream, size, handle: 0 })
     }
 
     /// Reads GO's replies up to the acknowledgement.
-    fn accepted(stream: &mut UnixStream, export: &str) -> Result<(u64, u16)> {
+    fn accepted(stream: &mut UnixStream, export: &str) -> Result<u64> {
         let mut found = None;
         loop {
             match option_reply(stream)? {
                 (REP_ACK, _) => return found.ok_or_else(|| "GO was acknowledged without a size".into()),
                 (REP_INFO, data) if data.len() == 12 && data[..2] == [0, 0] => {
-                    let size = u64::from_be_bytes(data[2..10].try_into()?);
-                    found = Some((size, u16::from_be_bytes(data[10..12].try_into()?)));
+                    found = Some(u64::from_be_bytes(data[2..10].try_into()?));
                 }
                 (REP_INFO, _) => {}
                 (error, text) => {

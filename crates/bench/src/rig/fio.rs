@@ -29,8 +29,20 @@ pub fn run(target: &Target, load: &Load) -> Result<Measured> {
         (Pattern::Sequential, _) => "rw",
     };
     let mut command = Command::new("fio");
-    command.args(["--name=cell", "--ioengine=nbd", "--thread", "--time_based", "--norandommap", "--randrepeat=0"]);
-    command.args(["--group_reporting", "--output-format=json", "--refill_buffers=0", "--allow_file_create=0"]);
+    command.args([
+        "--name=cell",
+        "--ioengine=nbd",
+        "--thread",
+        "--time_based",
+        "--norandommap",
+        "--randrepeat=0",
+    ]);
+    command.args([
+        "--group_reporting",
+        "--output-format=json",
+        "--refill_buffers=0",
+        "--allow_file_create=0",
+    ]);
     command.arg(format!("--uri={}", target.uri()));
     command.arg(format!("--rw={rw}")).arg(format!("--bs={}", load.block));
     command.arg(format!("--iodepth={}", load.depth)).arg(format!("--numjobs={}", load.connections));

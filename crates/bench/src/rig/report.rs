@@ -73,7 +73,10 @@ impl Report {
 }
 
 fn commit(docs: &Path) -> String {
-    let out = std::process::Command::new("git").args(["rev-parse", "--short=10", "HEAD"]).current_dir(docs).output();
+    let out = std::process::Command::new("git")
+        .args(["rev-parse", "--short=10", "HEAD"])
+        .current_dir(docs)
+        .output();
     out.map_or_else(|_| "unknown".into(), |o| String::from_utf8_lossy(&o.stdout).trim().to_owned())
 }
 

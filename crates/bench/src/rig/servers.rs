@@ -70,7 +70,7 @@ fn sibling(name: &str) -> PathBuf {
 /// A command of ours whose runtime and state files stay inside `home`.
 pub fn ours(home: &Path) -> Result<Command> {
     let mut command = Command::new(rekindle());
-    for (variable, folder) in [("XDG_RUNTIME_DIR", "run"), ("XDG_STATE_HOME", "state"), ("XDG_CACHE_HOME", "cache")] {
+    for (variable, folder) in [("REKINDLE_RUNTIME_DIR", "run"), ("REKINDLE_STATE_DIR", "state")] {
         std::fs::create_dir_all(home.join(folder))?;
         command.env(variable, home.join(folder));
     }

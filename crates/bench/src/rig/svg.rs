@@ -44,7 +44,8 @@ pub fn bars(title: &str, unit: &str, groups: &[Group]) -> String {
     for group in groups {
         let most = group.bars.iter().map(|b| b.range.1).fold(f64::MIN_POSITIVE, f64::max);
         let scale = 440.0 / most;
-        let _ = writeln!(out, "<text x=\"10\" y=\"{y}\" font-weight=\"bold\">{}</text>", escape(&group.title));
+        let _ =
+            writeln!(out, "<text x=\"10\" y=\"{y}\" font-weight=\"bold\">{}</text>", escape(&group.title));
         for (i, bar) in group.bars.iter().enumerate() {
             y += 18.0;
             let (low, high) = bar.range;
@@ -150,7 +151,11 @@ mod tests {
     #[test]
     fn plots_are_well_formed() {
         let bar = |l: &str, v| Bar { label: l.into(), value: v, range: (v * 0.9, v * 1.1) };
-        let svg = bars("a < b", "k", &[Group { title: "reads".into(), bars: vec![bar("x", 1.0), bar("y", 250.0)] }]);
+        let svg = bars(
+            "a < b",
+            "k",
+            &[Group { title: "reads".into(), bars: vec![bar("x", 1.0), bar("y", 250.0)] }],
+        );
         assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n") && svg.contains("250 k"));
         let line = Line { label: "l".into(), points: vec![(0.0, 0.0), (1.0, 2.0)] };
         let svg = lines("t", "x", "y", &[line]);
