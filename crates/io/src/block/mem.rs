@@ -142,7 +142,7 @@ impl Shared {
     fn work_off(&self) {
         loop {
             let mut s = self.lock();
-            while !(s.late == Late::Soon && !s.queue.is_empty()) {
+            while s.late != Late::Soon || s.queue.is_empty() {
                 if s.gone {
                     return;
                 }

@@ -15,11 +15,15 @@
 
 mod blocking;
 mod faulty;
+mod file;
 pub mod kit;
 mod mem;
+mod order;
 pub use blocking::BlockExt;
 pub use faulty::FaultyBlock;
+pub use file::{Discard, FileBlock, FileOptions};
 pub use mem::{Late, MemBlock};
+pub use order::{Ticket, WriteOrder};
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;

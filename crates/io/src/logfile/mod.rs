@@ -24,6 +24,7 @@ use crate::Result;
 use std::sync::Arc;
 
 /// One file.
+#[allow(clippy::len_without_is_empty)]
 pub trait LogFile: Send + Sync {
     /// Fills `buf`; bytes past the end or never written read as zeros.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;

@@ -41,7 +41,7 @@ impl RealDir {
         let place = self.shown(name);
         let flags = flags | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match fs::openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)) {
-            Ok(fd) => Ok(Some(RealFile::new(place, File::from(fd))?)),
+            Ok(fd) => Ok(Some(RealFile::open(place, File::from(fd))?)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(os(place, e)),
         }
@@ -73,7 +73,7 @@ struct RealFile {
 }
 
 impl RealFile {
-    fn new(place: String, file: File) -> Result<Arc<dyn LogFile>> {
+    fn open(place: String, file: File) -> Result<Arc<dyn LogFile>> {
         let stat = fs::fstat(&file).map_err(|e| os(&place, e))?;
         let (latch, after_failure) = latch::open((stat.st_dev, stat.st_ino));
         if after_failure {

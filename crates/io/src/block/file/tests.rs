@@ -1,0 +1,202 @@
+//! Real files (ext4 or whatever the temporary folder is on, tmpfs where there is one, a loop device where permitted).
+
+use super::*;
+use crate::block::kit::{self, TestSink};
+use crate::block::{BlockExt, Op};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+fn sparse(dir: &Path, size: u64) -> PathBuf {
+    let f = tempfile::NamedTempFile::new_in(dir).unwrap();
+    f.as_file().set_len(size).unwrap();
+    f.into_temp_path().keep().unwrap()
+}
+fn open(path: &Path) -> Arc<FileBlock> {
+    FileBlock::open(path, &FileOptions::default()).unwrap()
+}
+
+#[test]
+fn regular_files_conform() {
+    let tmp = tempfile::tempdir().unwrap();
+    kit::check(|| open(&sparse(tmp.path(), kit::SIZE)));
+    kit::check(|| {
+        let path = sparse(tmp.path(), kit::SIZE);
+        std::fs::write(&path, vec![0; kit::SIZE as usize]).unwrap();
+        open(&path)
+    });
+    match tempfile::tempdir_in("/dev/shm") {
+        Ok(shm) => kit::check(|| open(&sparse(shm.path(), kit::SIZE))),
+        Err(e) => eprintln!("skipped on tmpfs: {e}"),
+    }
+}
+
+struct Loop(String);
+impl Drop for Loop {
+    fn drop(&mut self) {
+        Command::new("losetup").args(["-d", &self.0]).status().ok();
+    }
+}
+
+#[test]
+fn block_devices_conform() {
+    let tmp = tempfile::tempdir().unwrap();
+    let mut loops = Vec::new();
+    let mut make = || {
+        let path = sparse(tmp.path(), kit::SIZE);
+        let out =
+            Command::new("losetup").args(["--direct-io=on", "--show", "-f"]).arg(&path).output().ok()?;
+        let name = String::from_utf8(out.stdout).ok()?.trim().to_string();
+        loops.push(Loop(name.clone()));
+        out.status.success().then_some(name)
+    };
+    let Some(first) = make() else {
+        eprintln!("skipped: no loop device can be set up here");
+        return;
+    };
+    let b = open(Path::new(&first));
+    assert!(b.is_device() && b.info().size == kit::SIZE && b.info().logical_block >= 512);
+    let busy = FileBlock::open(Path::new(&first), &FileOptions::default()).map(drop).unwrap_err();
+    assert_eq!(busy.kind, Kind::Busy, "{busy}");
+    drop(b);
+    let make = std::cell::RefCell::new(make);
+    kit::check(|| open(Path::new(&make.borrow_mut()().unwrap())));
+}
+
+#[test]
+fn trim_makes_sparse_files_thinner_and_leaves_thick_ones_thick() {
+    let tmp = tempfile::tempdir().unwrap();
+    for thick in [false, true] {
+        let path = sparse(tmp.path(), 8 << 20);
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let written = if thick { 8 << 20 } else { 4 << 20 };
+        (&file).write_all(&vec![1; written]).unwrap();
+        file.sync_all().unwrap();
+        let blocks = || std::fs::metadata(&path).unwrap().blocks();
+        let before = blocks();
+        let b = open(&path);
+        b.trim_at(0, 2 << 20).unwrap();
+        assert_eq!(blocks() < before, !thick);
+        b.run(2 << 20, Op::Zero { len: 1 << 20, fua: false, no_hole: true, fast: true }).unwrap();
+        let after = blocks();
+        b.zero_at(3 << 20, 1 << 20).unwrap();
+        assert_eq!(blocks() < after, !thick);
+        let mut buf = vec![9; 2 << 20];
+        b.read_at(2 << 20, &mut buf).unwrap();
+        assert!(buf.iter().all(|x| *x == 0));
+    }
+}
+
+#[test]
+fn allocation_sees_every_write_that_was_answered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let b = open(&sparse(tmp.path(), 1 << 20));
+    let data = || {
+        let mut out = Vec::new();
+        b.allocation(ByteRange::new(0, 1 << 20), &mut out).unwrap();
+        out.iter().filter(|a| !a.hole).map(|a| a.range.len).sum::<u64>()
+    };
+    for n in 0..16 {
+        assert_eq!((data(), data()), (n << 16, n << 16));
+        b.write_at(n << 16, &[1; 65536]).unwrap();
+    }
+    b.trim_at(0, 1 << 19).unwrap();
+    assert_eq!(data(), 1 << 19);
+}
+
+fn submit(b: &FileBlock, token: u64, offset: u64, data: &[u8], sink: &Arc<TestSink>) -> Option<Result<()>> {
+    let sink: Arc<dyn CompletionSink> = sink.clone();
+    let mut answers = Vec::new();
+    b.submit(&mut [Request { token, offset, op: Op::Write { data, fua: false } }], &mut answers, &sink);
+    match answers.pop().unwrap() {
+        Answer::Done(r) => Some(r),
+        Answer::Later => None,
+    }
+}
+
+/// A stalled disk: the client goes away, comes back, sends the write again and then a newer one. Whatever was stuck
+/// must not land on top of it; what waited for a dead connection is never written.
+#[test]
+fn a_stalled_write_of_a_dead_connection_never_reverts_a_block() {
+    let tmp = tempfile::tempdir().unwrap();
+    let b = open(&sparse(tmp.path(), 1 << 20));
+    let stalled = Arc::new(AtomicBool::new(true));
+    let hold = stalled.clone();
+    let hook = move |offset| {
+        while offset == 0 && hold.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    *b.core.before_write.lock().unwrap() = None;
+    let (old, new) = (TestSink::new(), TestSink::new());
+    std::thread::scope(|s| {
+        // Slow once, so that the writer thread is in charge and the "connection" is not blocked.
+        *b.core.before_write.lock().unwrap() =
+            Some(Box::new(|_| std::thread::sleep(Duration::from_millis(4))));
+        assert!(submit(&b, 0, 8192, &[9; 512], &old).is_some());
+        assert!(b.core.writer_mode());
+        *b.core.before_write.lock().unwrap() = Some(Box::new(hook));
+        assert!(submit(&b, 1, 0, &[1; 4096], &old).is_none(), "running, stalled");
+        assert!(submit(&b, 2, 4096, &[2; 4096], &old).is_none(), "waiting in the queue");
+        assert!(submit(&b, 3, 0, &[3; 4096], &old).is_none(), "waiting behind the stalled one");
+        let mut buf = [9; 512];
+        b.read_at(8192, &mut buf).unwrap();
+        assert_eq!(buf, [9; 512], "reads do not wait behind writes");
+        std::thread::sleep(Duration::from_millis(5));
+        old.abandon();
+        assert!(submit(&b, 1, 0, &[1; 4096], &new).is_none(), "the replay keeps behind the stalled one");
+        assert!(submit(&b, 4, 512, &[4; 512], &new).is_none());
+        s.spawn(|| {
+            std::thread::sleep(Duration::from_millis(5));
+            stalled.store(false, SeqCst);
+        });
+        new.wait(1).unwrap();
+        new.wait(4).unwrap();
+    });
+    for token in [2, 3] {
+        assert_eq!(old.wait(token).unwrap_err().kind, Kind::Cancelled);
+    }
+    let mut buf = [7; 8192];
+    b.read_at(0, &mut buf).unwrap();
+    assert_eq!((buf[0], buf[512], buf[1024], buf[4096]), (1, 4, 1, 0));
+    std::thread::sleep(Duration::from_millis(600));
+    assert!(!b.core.writer_mode(), "writes are inline again once the disk is fast");
+}
+
+#[test]
+fn a_failed_flush_fails_every_user_of_the_inode_until_reopened() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = sparse(tmp.path(), 1 << 20);
+    let (a, b) = (open(&path), open(&path));
+    a.core.latch.fail();
+    for x in [&a, &b] {
+        assert!(x.is_failed());
+        assert_eq!(x.write_at(0, &[1; 512]).unwrap_err().kind, Kind::Failed);
+        assert_eq!(x.flush().unwrap_err().kind, Kind::Failed);
+        x.read_at(0, &mut [0; 512]).unwrap();
+    }
+    drop((a, b));
+    let c = open(&path);
+    c.write_at(0, &[1; 512]).unwrap();
+    c.flush().unwrap();
+}
+
+#[test]
+fn what_cannot_be_served_is_refused_with_a_cure() {
+    let tmp = tempfile::tempdir().unwrap();
+    let refuse = |path: &Path, o: &FileOptions, word: &str| {
+        let e = FileBlock::open(path, o).map(drop).unwrap_err();
+        assert!(e.what.contains(word), "{e}");
+    };
+    refuse(tmp.path(), &FileOptions::default(), "neither");
+    refuse(&sparse(tmp.path(), 1000), &FileOptions::default(), "truncate -s %512");
+    refuse(
+        &sparse(tmp.path(), 512),
+        &FileOptions { logical_block: Some(4096), ..Default::default() },
+        "4096",
+    );
+    let b = FileBlock::open(&sparse(tmp.path(), 512), &FileOptions { read_only: true, ..Default::default() });
+    assert_eq!(b.unwrap().write_at(0, &[0; 512]).unwrap_err().kind, Kind::ReadOnly);
+}
