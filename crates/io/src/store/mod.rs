@@ -10,15 +10,19 @@
 //! - `list` is complete and in byte order of names for everything created before the call and not deleted since.
 
 mod blocking;
+mod dir;
 mod faulty;
 pub mod kit;
 mod mem;
 mod name;
+mod probe;
 
 pub use blocking::StoreExt;
+pub use dir::DirStore;
 pub use faulty::{Counts, Fault, FaultyStore, StoreOp};
 pub use mem::MemStore;
 pub use name::check_name;
+pub use probe::{Probe, probe};
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;
