@@ -3,7 +3,7 @@
 //!
 //! - core depends on nothing of ours and on a short list of pure crates; no clock, I/O, thread, lock or async in it.
 //! - io knows core; engine and export know core and io, never each other; only rekindle and bench know all.
-//! - A file has one noun: over 400 lines it is listed, over 700 it fails.
+//! - A file has one noun: over 400 lines it is listed, over 700 (a test: 1,000) it fails.
 //! - Every test that docs/semantics.md names exists.
 //! - Nothing tracked names a machine's own paths.
 
@@ -146,9 +146,8 @@ fn core_has_no_clock_io_thread_lock_or_async() {
         })
     };
     for path in sources(&src).into_iter().filter(|p| !in_tests(p)) {
-        for (line, word, cure) in impurities(&code_of(&path)) {
-            panic!("{}:{line}: `{word}` in core; cure: {cure}", path.display());
-        }
+        let found = impurities(&code_of(&path));
+        assert!(found.is_empty(), "{}: (line, word, cure) {found:?}", path.display());
     }
     // The scan can fail.
     assert_eq!(impurities("fn f() {}\nlet t = std::time::Instant::now();")[0].0, 2);
@@ -186,7 +185,10 @@ fn files_have_one_noun() {
     for (lines, path) in &long {
         println!("{lines:5} {path}");
     }
-    assert!(long.iter().all(|(lines, _)| *lines <= 700), "over 700 lines, split it: {:?}", long.last());
+    // A model that is read as one argument may be longer.
+    let most = |path: &str| if path.contains("/tests/") { 1000 } else { 700 };
+    let over: Vec<_> = long.iter().filter(|(lines, path)| *lines > most(path)).collect();
+    assert!(over.is_empty(), "split: {over:?}");
 }
 
 /// Text of all tests: Rust sources and stories.
