@@ -44,13 +44,18 @@ pub fn duration(d: Duration) -> String {
         _ if whole < 7200 => format!("{} min", (whole + 30) / 60),
         _ if whole < 48 * 3600 => {
             let minutes = (whole + 30) / 60;
-            format!("{} h {} min", minutes / 60, minutes % 60)
+            two(minutes / 60, "h", minutes % 60, "min")
         }
         _ => {
             let hours = (whole + 1800) / 3600;
-            format!("{} d {} h", hours / 24, hours % 24)
+            two(hours / 24, "d", hours % 24, "h")
         }
     }
+}
+
+/// `2 h 5 min`, `2 h`.
+fn two(n: u64, unit: &str, rest: u64, small: &str) -> String {
+    if rest == 0 { format!("{n} {unit}") } else { format!("{n} {unit} {rest} {small}") }
 }
 
 /// `31 %`, `0.4 %`, `100 %`; never rounds up to 100 nor down to 0.
@@ -140,6 +145,7 @@ mod tests {
         check(31 * 60_000, "31 min");
         check(125 * 60_000, "2 h 5 min");
         check(76 * 3_600_000, "3 d 4 h");
+        check(3 * 3_600_000, "3 h");
     }
 
     #[test]

@@ -1,7 +1,15 @@
 //! One verb, one file.
 
 mod completion;
+mod cutover;
+mod discard;
 mod docs;
+mod pause;
+mod resume;
+mod status;
+mod steer;
+mod tune;
+pub mod wait;
 
 use crate::cli::{Cli, Verb};
 use crate::errors::{Failure, Outcome};
@@ -10,6 +18,13 @@ use crate::out::Out;
 /// Performs what was asked; the number is the process's exit code.
 pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
     match cli.verb {
+        Verb::Status(args) => status::run(&args, out),
+        Verb::Wait(args) => wait::run(&args, out),
+        Verb::Pause(args) => pause::run(&args, out),
+        Verb::Resume(args) => resume::run(&args, out),
+        Verb::Tune(args) => tune::run(&args, out),
+        Verb::Cutover(args) => cutover::run(&args, out),
+        Verb::Discard(args) => discard::run(&args, out),
         Verb::Completion { shell } => completion::run(shell),
         Verb::Man { dir } => docs::man(&dir, out),
         Verb::Schema { dir } => docs::schema(&dir, out),

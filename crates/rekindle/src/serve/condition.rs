@@ -1,0 +1,105 @@
+//! What `wait --for` waits for.
+
+use super::control::{SetStatus, State};
+use crate::errors::{Failure, Outcome};
+use crate::units;
+
+/// A state to be reached. Each is met by what comes after it too: who waits for `online` is content with `live`.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Condition {
+    /// The export is there.
+    Online,
+    /// This share of the expected I/O is local.
+    Usage(f64),
+    /// All bytes are local.
+    Complete,
+    /// All bytes were compared.
+    Verified,
+    /// Settled, or never restored.
+    Live,
+}
+
+impl Condition {
+    /// From `online`, `usage=90%`, `complete`, `verified`, `live`.
+    pub fn parse(text: &str) -> Outcome<Condition> {
+        Ok(match text {
+            "online" => Condition::Online,
+            "complete" => Condition::Complete,
+            "verified" => Condition::Verified,
+            "live" => Condition::Live,
+            _ => match text.strip_prefix("usage=") {
+                Some(share) => Condition::Usage(units::share(share)?),
+                None => {
+                    return Err(Failure::usage(
+                        format!("`{text}` cannot be waited for"),
+                        "no set is ever in that state",
+                        "wait for online, usage=90%, complete, verified or live",
+                    ));
+                }
+            },
+        })
+    }
+    /// Whether it is reached. A failed set never will reach anything: that is an error.
+    pub fn met(self, status: &SetStatus) -> Outcome<bool> {
+        if status.state == State::Failed {
+            return Err(Failure::new(
+                crate::errors::Exit::Failed,
+                format!("{} has failed", status.name),
+                "one of its disks failed while it was served",
+                format!("see `rekindle status {}` and the log of process {}", status.name, status.pid),
+            ));
+        }
+        let local = status.restore.as_ref().map_or(1.0, |r| r.local_io_share);
+        Ok(match self {
+            Condition::Online => rank(status.state) >= 1,
+            Condition::Usage(share) => local >= share || rank(status.state) >= 2,
+            Condition::Complete => rank(status.state) >= 2,
+            Condition::Verified => rank(status.state) >= 3,
+            Condition::Live => rank(status.state) >= 4,
+        })
+    }
+}
+
+/// How far along a state is.
+fn rank(state: State) -> u8 {
+    match state {
+        State::Opening | State::Failed => 0,
+        State::Online | State::Stalled | State::Paused => 1,
+        State::Complete => 2,
+        State::Verified | State::Merging => 3,
+        State::Live => 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::control::RestoreStatus;
+
+    fn status(state: State, share: f64) -> SetStatus {
+        SetStatus {
+            name: "shop".into(),
+            state,
+            pid: 1,
+            since: String::new(),
+            volumes: Vec::new(),
+            restore: Some(RestoreStatus { local_io_share: share, ..RestoreStatus::default() }),
+            backup: None,
+        }
+    }
+
+    #[test]
+    fn what_comes_later_counts_too() {
+        let met = |c: &str, s, share| Condition::parse(c).unwrap().met(&status(s, share)).unwrap();
+        assert!(!met("online", State::Opening, 0.0) && met("online", State::Live, 0.0));
+        assert!(met("online", State::Stalled, 0.0) && met("online", State::Paused, 0.0));
+        assert!(!met("usage=90%", State::Online, 0.89) && met("usage=90%", State::Online, 0.9));
+        assert!(!met("complete", State::Online, 1.0) && met("complete", State::Verified, 1.0));
+        assert!(!met("verified", State::Complete, 1.0) && met("verified", State::Merging, 1.0));
+        assert!(!met("live", State::Verified, 1.0) && met("live", State::Live, 1.0));
+        assert!(Condition::Online.met(&status(State::Failed, 0.0)).is_err());
+        for bad in ["", "done", "usage=101%", "usage="] {
+            assert_eq!(Condition::parse(bad).unwrap_err().exit.code(), 2, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `status`: everything alive in one table, or one set in full.
+
+use crate::cli::StatusArgs;
+use crate::errors::{Exit, Failure, Outcome};
+use crate::out::Out;
+use crate::serve::control::{Message, Request, SetStatus, Status, ask};
+use crate::serve::owner;
+use crate::show::status;
+use crate::signals::Asked;
+use std::io::Write;
+use std::time::Duration;
+
+/// Between redraws of `--watch`.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Prints once, or until interrupted.
+pub fn run(args: &StatusArgs, out: Out) -> Outcome<u8> {
+    if !args.watch {
+        let sets = gather(args.name.as_deref())?;
+        out.document(&sets);
+        lines(args, &sets).iter().for_each(|l| out.line(l));
+        return Ok(0);
+    }
+    let asked = Asked::listen()?;
+    let mut drawn = 0;
+    loop {
+        let sets = gather(args.name.as_deref())?;
+        if out.json {
+            for set in sets {
+                let status = Status { name: set.name.clone(), progress: None, set: Some(Box::new(set)) };
+                out.message(&Message::Status(status));
+            }
+        } else {
+            drawn = redraw(&lines(args, &sets), drawn, out.terminal);
+        }
+        if asked.wait(WATCH) {
+            return Ok(0);
+        }
+    }
+}
+
+/// Asks every owner, or the one of `name`. An owner that dies between the two looks is left out of the table.
+fn gather(name: Option<&str>) -> Outcome<Vec<SetStatus>> {
+    if let Some(name) = name {
+        return one(name)?.map(|s| vec![s]).ok_or_else(|| nobody(name));
+    }
+    let mut sets = Vec::new();
+    for holder in owner::alive()? {
+        match one(&holder.name) {
+            Ok(set) => sets.extend(set),
+            Err(f) if f.exit == Exit::Unreachable => tracing::warn!("{f}"),
+            Err(f) => return Err(f),
+        }
+    }
+    Ok(sets)
+}
+
+/// The status of one set; `None` if nobody serves it.
+pub fn one(name: &str) -> Outcome<Option<SetStatus>> {
+    crate::names::set(name)?;
+    Ok(match ask(&owner::socket(name)?, &Request::Status)? {
+        Some(Message::Status(Status { set: Some(set), .. })) => Some(*set),
+        _ => None,
+    })
+}
+
+/// The failure of steering what nobody serves.
+pub fn nobody(name: &str) -> Failure {
+    Failure::new(
+        Exit::Unreachable,
+        format!("nobody serves {name} here"),
+        "no process of this user holds it",
+        "see what is alive with `rekindle status`; start it with `rekindle serve` or `rekindle restore`",
+    )
+}
+
+fn lines(args: &StatusArgs, sets: &[SetStatus]) -> Vec<String> {
+    let now = std::time::SystemTime::now();
+    match (&args.name, sets) {
+        (Some(_), [set]) => status::full(set, now),
+        (_, []) => vec!["nothing is alive here".into()],
+        (_, sets) => status::table(sets, now),
+    }
+}
+
+/// Draws a block over the one drawn before; on something else than a terminal, below it.
+fn redraw(lines: &[String], drawn: usize, terminal: bool) -> usize {
+    let mut text = String::new();
+    if terminal && drawn > 0 {
+        text.push_str(&format!("\x1b[{drawn}A\x1b[J"));
+    }
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let mut stdout = std::io::stdout();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    lines.len()
+}
