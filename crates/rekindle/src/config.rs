@@ -181,7 +181,7 @@ mod tests {
         );
         check("[set.a]\nvolumes = \"/d\"\nbackup = \"daily\"\n", "rekindle.toml", "no repo is configured");
         check("", "rekindle.toml", "there is no set");
-        check("[set.A]\nvolumes = \"/d\"\n", "rekindle.toml", "[set.A]: ");
+        check("[set.\"a b\"]\nvolumes = \"/d\"\n", "rekindle.toml", "[set.a b]: ");
         check(
             "[set.a]\nvolumes = \"/d\"\n[set.b]\nvolumes = \"/d\"\n",
             "rekindle.toml",

@@ -3,10 +3,12 @@
 mod cli;
 mod config;
 mod errors;
+mod moments;
 mod names;
 mod out;
 mod places;
 mod progress;
+mod secret;
 mod serve;
 mod show;
 mod signals;

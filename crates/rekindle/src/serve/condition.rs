@@ -2,7 +2,7 @@
 
 use super::control::{SetStatus, State};
 use crate::errors::{Failure, Outcome};
-use crate::units;
+use rekindle_core::hydrate::Threshold;
 
 /// A state to be reached. Each is met by what comes after it too: who waits for `online` is content with `live`.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -27,9 +27,9 @@ impl Condition {
             "complete" => Condition::Complete,
             "verified" => Condition::Verified,
             "live" => Condition::Live,
-            _ => match text.strip_prefix("usage=") {
-                Some(share) => Condition::Usage(units::share(share)?),
-                None => {
+            _ => match text.parse() {
+                Ok(Threshold::Usage(share)) => Condition::Usage(share),
+                _ => {
                     return Err(Failure::usage(
                         format!("`{text}` cannot be waited for"),
                         "no set is ever in that state",

@@ -111,7 +111,7 @@ mod tests {
             range("data:1MiB+512").unwrap(),
             First { volume: Some("data".into()), start: 1 << 20, len: 512 }
         );
-        for bad in ["", "5", "0+0", "A:0+1", "x+1", "18446744073709551615+2"] {
+        for bad in ["", "5", "0+0", "a b:0+1", "x+1", "18446744073709551615+2"] {
             assert!(range(bad).is_err(), "{bad}");
         }
         let dir = tempfile::tempdir().unwrap();
