@@ -150,6 +150,12 @@ pub struct BackupArgs {
     /// Kept with the snapshot (repeat for several)
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// Run just before the instant (`/bin/sh -c`, in the process that serves the set); if it fails there is no backup
+    #[arg(long, value_name = "COMMAND")]
+    pub pre_hook: Option<String>,
+    /// Run just after the instant, whatever became of it
+    #[arg(long, value_name = "COMMAND")]
+    pub post_hook: Option<String>,
     /// Say what would be read, change nothing
     #[arg(short = 'n', long)]
     pub dry_run: bool,

@@ -40,10 +40,7 @@ pub enum Request {
     /// Background filling goes on.
     Resume,
     /// Snapshot of the set at one instant.
-    Backup {
-        /// Kept with the snapshot.
-        tags: Vec<String>,
-    },
+    Backup(BackupRequest),
     /// Settles a restore: the set is live on its new disks and goes on being served.
     Cutover {
         /// Do not wait for verification.
@@ -53,6 +50,40 @@ pub enum Request {
     Discard,
     /// Ends serving as SIGTERM would.
     Stop,
+}
+
+/// A backup by the owner.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// Where to; without it, the repository the owner was configured with.
+    pub repository: Option<RepositoryAccess>,
+    /// Kept with the snapshot.
+    pub tags: Vec<String>,
+    /// Run by the owner with `/bin/sh -c` just before the instant; if it fails there is no backup.
+    pub pre_hook: Option<String>,
+    /// Run just after the instant, whatever became of it.
+    pub post_hook: Option<String>,
+}
+
+/// A repository and how to open it. A secret may cross this socket: its folder is private, and the kernel vouches for
+/// both ends.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryAccess {
+    /// An absolute path.
+    pub place: String,
+    /// A password, if that opens it.
+    pub password: Option<String>,
+    /// A key in hex, if that opens it.
+    pub key: Option<String>,
+}
+
+impl std::fmt::Debug for RepositoryAccess {
+    /// Without the secrets: requests are logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RepositoryAccess").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 /// The changes of a `tune`.
@@ -368,7 +399,10 @@ mod tests {
             r#"{"verb":"tune","limit":1000,"weight":null,"first":[],"online_now":false}"#,
             Request::Tune(Tune { limit: Some(1000), ..Tune::default() }),
         );
-        check(r#"{"verb":"backup","tags":["a"]}"#, Request::Backup { tags: vec!["a".into()] });
+        check(
+            r#"{"verb":"backup","repository":null,"tags":["a"],"pre_hook":null,"post_hook":null}"#,
+            Request::Backup(BackupRequest { tags: vec!["a".into()], ..BackupRequest::default() }),
+        );
         for bad in [r#"{"verb":"format_disk"}"#, r#"{"verb":"wait"}"#, r#"{"verb":"stop"} x"#, ""] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }
