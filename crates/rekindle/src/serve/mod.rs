@@ -3,6 +3,5 @@
 pub mod calendar;
 pub mod condition;
 pub mod control;
-pub mod listen;
 pub mod notify;
 pub mod owner;

@@ -1,0 +1,132 @@
+//! How a set that is alive stands: one vocabulary in `status`, JSON and messages.
+
+use super::{BackupSummary, Progress};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The states of a set or restore: one vocabulary in status, JSON and metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Served from its own disks; usage counted, changes tracked.
+    Live,
+    /// A restore before its threshold: the export is absent.
+    Opening,
+    /// Served while filling.
+    Online,
+    /// All bytes are local; verifying.
+    Complete,
+    /// Verified; may be cut over.
+    Verified,
+    /// A cutover is under way.
+    Merging,
+    /// Online, and the holder cannot be reached.
+    Stalled,
+    /// Online, and filling is paused.
+    Paused,
+    /// A device failed; see the events.
+    Failed,
+}
+
+impl State {
+    /// As people and JSON read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Live => "live",
+            State::Opening => "opening",
+            State::Online => "online",
+            State::Complete => "complete",
+            State::Verified => "verified",
+            State::Merging => "merging",
+            State::Stalled => "stalled",
+            State::Paused => "paused",
+            State::Failed => "failed",
+        }
+    }
+}
+
+/// Everything about one set that is alive.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct SetStatus {
+    /// The set.
+    pub name: String,
+    /// Where it stands.
+    pub state: State,
+    /// The process that serves it.
+    pub pid: u32,
+    /// When that process opened it; RFC 3339, UTC.
+    pub since: String,
+    /// Its volumes, in the set's order.
+    pub volumes: Vec<VolumeStatus>,
+    /// While restoring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
+    /// Backups, when a repository is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
+}
+
+/// One volume that is alive.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct VolumeStatus {
+    /// The volume inside its set.
+    pub name: String,
+    /// The disk below.
+    pub path: String,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Unit of usage and tracking, in bytes.
+    pub extent_bytes: u64,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Where it is served; absent before a restore is online.
+    pub uri: Option<String>,
+    /// Clients connected now.
+    pub connections: u64,
+}
+
+/// A restore that is running.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RestoreStatus {
+    /// The moment that was opened.
+    pub moment: String,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes local, zeros included.
+    pub local_bytes: u64,
+    /// Share of the expected I/O whose extents are local, 0 to 1.
+    pub local_io_share: f64,
+    /// Forecast of completion, in seconds.
+    pub remaining_s: Option<f64>,
+    /// Bytes per second fetched of late.
+    pub bytes_per_s: f64,
+    /// Guest reads that had to wait for the holder.
+    pub misses: u64,
+    /// Bytes of guest writes in the write log.
+    pub log_bytes: u64,
+    /// The log's bound.
+    pub log_limit_bytes: u64,
+    /// Seconds from start to online, once online.
+    pub online_after_s: Option<f64>,
+    /// What is being waited for, in words; empty when nothing is.
+    pub waiting: String,
+    /// Where the write log and the state lie; part of the volume until settled.
+    pub state_place: String,
+}
+
+/// Backups of a set.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BackupStatus {
+    /// The repository.
+    pub repository: String,
+    /// The newest snapshot this process made.
+    pub last: Option<BackupSummary>,
+    /// When; RFC 3339, UTC.
+    pub last_time: Option<String>,
+    /// Why the last one failed, if it did.
+    pub last_error: Option<String>,
+    /// When the schedule fires next; RFC 3339, UTC.
+    pub next: Option<String>,
+    /// The one that is running.
+    pub running: Option<Progress>,
+}
