@@ -1,7 +1,16 @@
 //! Restoring: what to copy next, how fast, when to go online, how long it takes (DESIGN 5, 6).
 
+mod forecast;
 mod online;
+mod schedule;
 mod state;
+mod throttle;
 
+pub use forecast::{Assumed, Forecast, Step, forecast, stored_bytes, trace_steps};
 pub use online::{Online, Progress, Reason, Threshold, ThresholdError};
+pub use schedule::{
+    FIRST_MAX, NEIGHBOURS, Next, Outcome, PROMOTED_MAX, Rest, Schedule, SetSchedule, Source, TooManyFirst,
+    WEIGHT, Wanted, neighbours,
+};
 pub use state::{Place, State};
+pub use throttle::{Link, PROBE, Throttle};

@@ -1,7 +1,8 @@
 //! Sizes, rates and durations as people type and read them: `10GiB`, `200MiB/s`, `1Gbit`, `30s`.
 //!
-//! One grammar for flags, configuration and control socket. A number may have a decimal part; units are exact: `k M G T P`
-//! with `B` are powers of 1000, with `iB` of 1024; a bare number is bytes. `bit` only makes sense for rates.
+//! One grammar for flags, configuration and control socket. A number may have a decimal part; units are exact: `kB MB GB`
+//! are powers of 1000, `KiB MiB GiB` and the bare letters `k M G` of 1024 (as dd and qemu-img have it); a bare number is
+//! bytes. `Gbit` only makes sense for rates and is a power of 1000.
 
 use std::time::Duration;
 
@@ -33,19 +34,23 @@ fn number(text: &str) -> Option<(u64, u32, &str)> {
 fn scaled(value: u64, decimals: u32, unit: u64) -> Option<u64> {
     u64::try_from(u128::from(value) * u128::from(unit) / 10u128.pow(decimals)).ok()
 }
-/// `""`, `B`, `kB`, `KiB`, ...
+/// `""`, `B`, `kB`, `KiB`, `k`, ...
 fn byte_unit(unit: &str) -> Option<u64> {
-    let prefix = |p: &str| "kMGTPE".find(p).filter(|_| p.len() == 1);
     if unit.is_empty() || unit == "B" {
         return Some(1);
     }
-    if let Some(p) = unit.strip_suffix("iB").or(unit.strip_suffix('i')) {
-        let p = if p == "K" { "k" } else { p };
-        return prefix(p).map(|n| 1 << (10 * (n + 1)));
+    if let Some(prefix) = unit.strip_suffix("iB").or(unit.strip_suffix('i')) {
+        return power(prefix).map(|n| 1 << (10 * n));
     }
-    let p = unit.strip_suffix('B').unwrap_or(unit);
-    let p = if p == "K" { "k" } else { p };
-    prefix(p).map(|n| 1000u64.pow(n as u32 + 1))
+    match unit.strip_suffix('B') {
+        Some(prefix) => power(prefix).map(|n| 1000u64.pow(n)),
+        None => power(unit).map(|n| 1 << (10 * n)),
+    }
+}
+/// `k` or `K` is 1, `M` 2, ...
+fn power(prefix: &str) -> Option<u32> {
+    let prefix = if prefix == "K" { "k" } else { prefix };
+    "kMGTPE".find(prefix).filter(|_| prefix.len() == 1).map(|n| n as u32 + 1)
 }
 
 /// A size in bytes.
@@ -63,7 +68,8 @@ pub fn parse_rate(text: &str) -> Result<u64, UnitError> {
         let (value, decimals, unit) = number(text)?;
         let unit = unit.strip_suffix("/s").unwrap_or(unit);
         let bytes = match unit.strip_suffix("bit") {
-            Some(prefix) => scaled(value, decimals, byte_unit(prefix)?)? / 8,
+            Some("") => value / 8 / 10u64.pow(decimals),
+            Some(prefix) => scaled(value, decimals, 1000u64.pow(power(prefix)?))? / 8,
             None => scaled(value, decimals, byte_unit(unit)?)?,
         };
         Some(bytes).filter(|b| *b > 0)
@@ -109,8 +115,9 @@ mod tests {
             ("64KiB", 65_536),
             ("10GiB", 10 << 30),
             ("1.5TB", 1_500_000_000_000),
-            ("4k", 4_000),
-            ("4K", 4_000),
+            ("4k", 4_096),
+            ("4K", 4_096),
+            ("4kB", 4_000),
             ("4Ki", 4_096),
             ("0.5MiB", 524_288),
             ("15EiB", 15 << 60),
