@@ -3,6 +3,8 @@
 mod cold_start;
 mod curve;
 mod facts;
+mod import;
+mod metadata;
 mod order;
 mod page;
 mod streams;
@@ -13,6 +15,8 @@ pub use facts::{
     Decayed, FACTS_BYTES, Facts, LATE, RANKS, RATE_HALF_LIFE_TICKS, SCORE_HALF_LIFE_TICKS, TICK_MS, TRACE_MS,
     Touch,
 };
+pub use import::{Import, ImportError, Traced};
+pub use metadata::{ReadAt, metadata_ranges};
 pub use order::{Order, Ranker, UnknownOrder};
 pub use page::{
     PAGE_BYTES_MAX, PAGE_EXTENTS, PAGE_HEAD_BYTES, PageError, PageFacts, PageHead, PageId, SUMMARY_BYTES,
