@@ -4,6 +4,7 @@
 //! order rotates; the state of every file is set before its cell; medians of at least five with their range; ratios
 //! first. What a client costs is told, because it is often the limit.
 
+mod copies;
 mod nbd;
 mod rig;
 mod served;
@@ -49,6 +50,8 @@ enum Verb {
     NullServer { size: u64, socket: PathBuf },
     /// Served I/O beside the peers
     Served(ServedArgs),
+    /// Backup and restore beside restic, borg, qemu-img, nbdcopy and cp
+    Copies(CopiesArgs),
     /// Tiny versions of every benchmark, judging nothing by time
     Smoke,
     /// Every benchmark in turn
@@ -120,6 +123,23 @@ struct ServedArgs {
 }
 
 #[derive(Args)]
+struct CopiesArgs {
+    #[command(flatten)]
+    output: Output,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Size of the image
+    #[arg(long, default_value_t = 2048)]
+    mib: u64,
+    /// Percent of the image rewritten before the incremental
+    #[arg(long, default_value_t = 2.0)]
+    changed: f64,
+    /// Leave a program out; may be given again
+    #[arg(long, value_name = "PROGRAM")]
+    without: Vec<String>,
+}
+
+#[derive(Args)]
 struct LoadArgs {
     /// The Unix socket of an NBD server
     socket: PathBuf,
@@ -168,6 +188,11 @@ fn main() -> ExitCode {
         Verb::Load(args) => load(&args),
         Verb::NullServer { .. } => fail("not yet"),
         Verb::Served(args) => serve_io(&args),
+        Verb::Copies(args) => {
+            let size =
+                copies::Size { rounds: args.rounds, image: args.mib << 20, changed: args.changed / 100.0 };
+            copies::run(&size, &Report::new(args.output.report))
+        }
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
     };

@@ -1,7 +1,9 @@
 //! What every benchmark needs: servers to compare, clients that measure, files in a known state, links, reports.
 
+pub mod cost;
 pub mod files;
 pub mod fio;
+pub mod image;
 pub mod machine;
 pub mod report;
 pub mod servers;
