@@ -6,6 +6,7 @@
 
 mod copies;
 mod nbd;
+mod null;
 mod rig;
 mod served;
 mod stats;
@@ -186,12 +187,12 @@ fn main() -> ExitCode {
         Verb::Prove(disk) => prove(&disk),
         Verb::Guest(args) => visit(&args),
         Verb::Load(args) => load(&args),
-        Verb::NullServer { .. } => fail("not yet"),
+        Verb::NullServer { size, socket } => null::serve(size, &socket),
         Verb::Served(args) => serve_io(&args),
         Verb::Copies(args) => {
-            let size =
-                copies::Size { rounds: args.rounds, image: args.mib << 20, changed: args.changed / 100.0 };
-            copies::run(&size, &Report::new(args.output.report))
+            let CopiesArgs { output, rounds, mib, changed, without } = args;
+            let size = copies::Size { rounds, image: mib << 20, changed: changed / 100.0, without };
+            copies::run(&size, &Report::new(output.report))
         }
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
