@@ -16,6 +16,7 @@ pub mod kit;
 mod mem;
 mod name;
 mod probe;
+mod tcp;
 
 pub use blocking::StoreExt;
 pub use dir::DirStore;
@@ -23,6 +24,7 @@ pub use faulty::{Counts, Fault, FaultyStore, StoreOp};
 pub use mem::MemStore;
 pub use name::check_name;
 pub use probe::{Probe, probe};
+pub use tcp::{ServerOptions, StoreServer, TcpStore};
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;
