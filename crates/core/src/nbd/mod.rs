@@ -19,6 +19,9 @@ pub mod reply;
 pub mod request;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 pub use dial::{Dial, Dialled, Wish};
 pub use limits::Limits;
 pub use negotiate::{Agreed, Catalogue, ExportInfo, Negotiation, Step};
