@@ -180,7 +180,7 @@ impl Index {
         self.overlapping(volume, range, |p| bytes += if p.sequence <= sequence { p.range.len } else { 0 });
         bytes == range.len
     }
-    /// The first piece at or behind `(volume, start)` that is not moved and not above `sequence`, looking at `count`
+    /// The first piece that ends behind `(volume, start)` and is not moved and not above `sequence`, looking at `count`
     /// pieces at most. `Err` says where to go on looking, `Err(None)` that there is none.
     pub fn next_unmoved(
         &self,
@@ -190,8 +190,12 @@ impl Index {
     ) -> Result<(u16, Piece), Option<(u16, u64)>> {
         let mut left = count;
         for volume in from.0..self.volumes.len() as u16 {
+            let map = &self.volumes[volume as usize];
             let start = if volume == from.0 { from.1 } else { 0 };
-            for (start, entry) in self.volumes[volume as usize].range(start..) {
+            // The piece that lies across the place counts too.
+            let across = map.range(..start).next_back().filter(|(k, e)| **k + e.len > start);
+            let start = across.map_or(start, |(k, _)| *k);
+            for (start, entry) in map.range(start..) {
                 if left == 0 {
                     return Err(Some((volume, *start)));
                 }

@@ -104,7 +104,11 @@ impl Claims {
             }
             // The other one is at a write to the target: microseconds, or a busy disk.
             rounds += 1;
-            if rounds < 64 { std::thread::yield_now() } else { std::thread::sleep(std::time::Duration::from_micros(50)) }
+            if rounds < 64 {
+                std::thread::yield_now()
+            } else {
+                std::thread::sleep(std::time::Duration::from_micros(50))
+            }
         }
     }
     fn count(&self, from: Place, to: Place) {

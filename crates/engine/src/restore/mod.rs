@@ -1,9 +1,26 @@
 //! Restore volume: read path, write log, mover, fill, verification, hand-over.
 
 mod claims;
+mod fetch;
+mod mover;
 mod pages;
+mod parts;
+mod plan;
+mod set;
 mod target;
+mod volume;
+mod waiting;
 mod write_log;
+
+pub use fetch::FetchObserver;
+pub use mover::{MoverPace, Step};
+pub use parts::GuestUse;
+pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
+pub use set::{
+    NewVolume, RestoreOptions, RestoreSet, RestoreState, RestoreStatus, VolumeParts, VolumeStatus,
+};
+pub use volume::RestoreVolume;
+pub use write_log::LogLimits;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -138,7 +138,9 @@ fn choose(raw: &[u8], page: u64) -> Result<(Page, u64)> {
         (None, None) if blank(slots.1) => Ok((Page::blank(), 0)),
         (None, None) => Err(Error::new(
             Kind::Corrupt,
-            format!("state page {page}: both copies are damaged; what the destination holds is no longer known"),
+            format!(
+                "state page {page}: both copies are damaged; what the destination holds is no longer known"
+            ),
         )),
     }
 }

@@ -31,7 +31,13 @@ pub struct Target {
 
 impl Target {
     /// `size` is the volume's; the destination may be larger. `pristine`: it is known to read as zeros everywhere.
-    pub fn new(block: Arc<dyn Block>, edges: Arc<dyn LogFile>, size: u64, label: String, pristine: bool) -> Self {
+    pub fn new(
+        block: Arc<dyn Block>,
+        edges: Arc<dyn LogFile>,
+        size: u64,
+        label: String,
+        pristine: bool,
+    ) -> Self {
         Target {
             block,
             edges,
@@ -161,8 +167,11 @@ impl Target {
         let tail = self.size.saturating_sub(EDGE).max(EDGE);
         let mut buf = vec![0; STEP as usize];
         // The tail first: while the head still carries the label, nothing takes this for a volume.
-        for part in [ByteRange::new(tail, self.size.saturating_sub(tail)), ByteRange::new(0, EDGE.min(self.size))] {
-            for o in (0..part.len).step_by(STEP as usize).rev() {
+        for part in
+            [ByteRange::new(tail, self.size.saturating_sub(tail)), ByteRange::new(0, EDGE.min(self.size))]
+        {
+            for i in (0..part.len.div_ceil(STEP)).rev() {
+                let o = i * STEP;
                 let buf = &mut buf[..STEP.min(part.len - o) as usize];
                 self.read(part.start + o, buf)?;
                 self.block.write_at(part.start + o, buf)?;
@@ -180,5 +189,7 @@ impl Target {
 fn zero_file(file: &dyn LogFile, at: u64, len: u64) -> Result<()> {
     const STEP: u64 = 64 << 10;
     let zeros = vec![0; STEP.min(len) as usize];
-    (0..len).step_by(STEP as usize).try_for_each(|o| file.write_at(at + o, &[&zeros[..STEP.min(len - o) as usize]]))
+    (0..len)
+        .step_by(STEP as usize)
+        .try_for_each(|o| file.write_at(at + o, &[&zeros[..STEP.min(len - o) as usize]]))
 }

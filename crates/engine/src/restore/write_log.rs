@@ -248,7 +248,8 @@ impl WriteLog {
         self.check()?;
         let mut done = 0;
         while done < items.len() {
-            let fits = a.current.is_some() && self.start(&a) + need(&items[done]) <= self.limits.segment_bytes;
+            let fits =
+                a.current.is_some() && self.start(&a) + need(&items[done]) <= self.limits.segment_bytes;
             if !fits && !self.take_ready(&mut a, &items[done]) {
                 break;
             }
@@ -336,7 +337,11 @@ impl WriteLog {
         }
         let Some(next) = a.ready.pop_front() else { return false };
         next.first.store(a.next, Release);
-        self.shared.write().unwrap_or_else(PoisonError::into_inner).segments.insert(next.number, next.clone());
+        self.shared
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .segments
+            .insert(next.number, next.clone());
         (a.full, a.at, a.fresh, a.current) = (full, SEGMENT_START, false, Some(next));
         true
     }
@@ -394,7 +399,10 @@ impl WriteLog {
         k.table.cut = Some(self.durable.load(Acquire) + 1);
         let table = k.table.encode();
         if let Err(e) = k.slot.store(&table) {
-            tracing::error!("{}: the end of the good part of the log could not be noted: {e}", self.dir.place());
+            tracing::error!(
+                "{}: the end of the good part of the log could not be noted: {e}",
+                self.dir.place()
+            );
         }
     }
     fn fail(&self) {
@@ -403,7 +411,10 @@ impl WriteLog {
     /// `Kind::Failed` once a write or flush of the log failed.
     pub fn check(&self) -> Result<()> {
         if self.failed.load(Acquire) {
-            return Err(Error::new(Kind::Failed, "the write log failed; it stays failed until it is opened again"));
+            return Err(Error::new(
+                Kind::Failed,
+                "the write log failed; it stays failed until it is opened again",
+            ));
         }
         Ok(())
     }
@@ -417,7 +428,8 @@ impl WriteLog {
     pub fn resolve(&self, volume: u16, range: ByteRange, out: &mut Vec<Held>) {
         let shared = self.shared();
         shared.index.overlapping(volume, range, |piece| {
-            let segment = shared.segments.get(&piece.segment).expect("a piece names a segment in use").clone();
+            let segment =
+                shared.segments.get(&piece.segment).expect("a piece names a segment in use").clone();
             out.push(Held { piece, segment });
         });
     }
@@ -495,7 +507,13 @@ impl WriteLog {
         let mut table = k.table.clone();
         table.next_segment += 1;
         table.next_file = table.next_file.max(file_number + 1);
-        table.segments.push(SegmentEntry { segment: number, file: file_number, incarnation, bytes, end: None });
+        table.segments.push(SegmentEntry {
+            segment: number,
+            file: file_number,
+            incarnation,
+            bytes,
+            end: None,
+        });
         // The table names a segment before its first record: a record nobody names would be lost.
         k.slot.store(&table.encode())?;
         k.table = table;

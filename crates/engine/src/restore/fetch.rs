@@ -1,0 +1,407 @@
+//! Fetching extents from the holder: one flight per extent however many wait, demand first, and what comes is filled in.
+//!
+//! A flight is a mark, not a claim: nobody waits for the holder because of it but those who read the extent. When the
+//! bytes come they go to the waiting reads first, then, under the claim and after another look at the state, into the
+//! target. Reads keep what they had resolved before they began to wait, so a write that came meanwhile is none of their
+//! concern. The bytes are written as they came: what the guest wrote lies above them in the log, which is asked first.
+//!
+//! When the holder is away, flights that somebody waits for stay and are tried again; the others are forgotten and the
+//! fill plans them anew. A wait ends at the stall limit with an error.
+
+use super::lock;
+use super::parts::{Parts, Volume};
+use rekindle_core::hydrate::Place;
+use rekindle_core::volume::{ByteRange, ExtentRange};
+use rekindle_io::block::{Completion, CompletionSink};
+use rekindle_io::holder::{FetchSink, Fetched, Urgency};
+use rekindle_io::{Error, Kind, Result};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::*;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+/// Hears how fetches go: the fill steers by it.
+pub trait FetchObserver: Send + Sync {
+    /// The guest asked for an extent that was not here: its neighbours are likely to be next.
+    fn missed(&self, volume: u16, extent: u64);
+    /// A fetch ended: bytes moved, or why not. `demand`: somebody waited for it.
+    fn arrived(&self, volume: u16, extent: u64, demand: bool, outcome: std::result::Result<u32, Error>);
+}
+
+/// A read that waits for the holder.
+pub(super) struct PendingRead {
+    token: u64,
+    sink: Arc<dyn CompletionSink>,
+    state: Mutex<ReadState>,
+}
+
+struct ReadState {
+    buf: Vec<u8>,
+    left: usize,
+    error: Option<Error>,
+    /// The asker has gone on; the sink hears the end.
+    detached: bool,
+}
+
+impl PendingRead {
+    /// `buf` holds what is known already; `left` parts are missing.
+    pub fn new(token: u64, sink: Arc<dyn CompletionSink>, buf: Vec<u8>, left: usize) -> Arc<Self> {
+        let state = Mutex::new(ReadState { buf, left, error: None, detached: false });
+        Arc::new(PendingRead { token, sink, state })
+    }
+    /// One part came (or will not): fills it in, and answers when it was the last.
+    fn part(&self, fill: impl FnOnce(&mut [u8]) -> Result<()>) {
+        let mut s = lock(&self.state);
+        if let Err(e) = fill(&mut s.buf) {
+            s.error.get_or_insert(e);
+        }
+        s.left -= 1;
+        if s.left == 0 && s.detached {
+            let result = s.take();
+            drop(s);
+            self.sink.complete(Completion { token: self.token, result });
+        }
+    }
+    /// The asker leaves. If everything came meanwhile it gets the result, else the sink will.
+    pub fn detach(&self) -> Option<Result<Vec<u8>>> {
+        let mut s = lock(&self.state);
+        s.detached = true;
+        (s.left == 0).then(|| s.take())
+    }
+    /// Nobody reads the answer any more.
+    fn abandoned(&self) -> bool {
+        self.sink.abandoned()
+    }
+}
+
+impl ReadState {
+    fn take(&mut self) -> Result<Vec<u8>> {
+        match self.error.take() {
+            Some(e) => Err(e),
+            None => Ok(std::mem::take(&mut self.buf)),
+        }
+    }
+}
+
+/// One missing stretch of a read: `within` of the extent goes to `at` of the read's buffer.
+pub(super) struct Missing {
+    pub read: Arc<PendingRead>,
+    pub within: ByteRange,
+    pub at: usize,
+}
+
+impl Missing {
+    fn serve(&self, extent: &[u8]) {
+        self.read.part(|buf| {
+            let from = &extent[self.within.start as usize..self.within.end() as usize];
+            buf[self.at..self.at + from.len()].copy_from_slice(from);
+            Ok(())
+        });
+    }
+    fn fail(&self, e: &Error) {
+        self.read.part(|_| Err(e.clone()));
+    }
+}
+
+/// An extent on its way.
+pub(super) struct Flight {
+    waiting: Vec<(Duration, Missing)>,
+    urgency: Urgency,
+    /// Parked after a failure, until then.
+    retry_at: Option<Duration>,
+    failures: u32,
+}
+
+/// What worker threads take from.
+#[derive(Default)]
+pub(super) struct Work {
+    demand: VecDeque<(u16, Vec<u64>)>,
+    arrivals: VecDeque<(u16, u64, Result<Fetched>)>,
+}
+
+/// Where the holder's answers come in.
+struct Arrivals {
+    parts: Weak<Parts>,
+    volume: u16,
+    /// The answers come on the asking thread and are worked off there.
+    inline: bool,
+}
+
+impl FetchSink for Arrivals {
+    fn fetched(&self, extent: u64, what: Result<Fetched>) {
+        let Some(parts) = self.parts.upgrade() else { return };
+        if self.inline || !parts.threaded.load(Acquire) {
+            parts.arrived(self.volume, extent, what);
+        } else {
+            // Opening and writing are for our threads, not for the holder's.
+            lock(&parts.work).arrivals.push_back((self.volume, extent, what));
+            parts.work_came.notify_one();
+        }
+    }
+}
+
+impl Parts {
+    /// A read needs `missing` of `extent`, which was absent when it looked. Returns true if a fetch has to be started.
+    pub fn join(&self, volume: &Volume, extent: u64, missing: Missing) -> bool {
+        let now = self.clock.now();
+        let mut flights = lock(&volume.flights);
+        if let Some(f) = flights.get_mut(&extent) {
+            f.waiting.push((now, missing));
+            return false;
+        }
+        if volume.claims.fetch(extent) {
+            let waiting = vec![(now, missing)];
+            flights.insert(extent, Flight { waiting, urgency: Urgency::Demand, retry_at: None, failures: 0 });
+            return true;
+        }
+        drop(flights);
+        // It came between the look and now: take it from where it is.
+        let start = volume.geometry.extent_bytes(extent).start + missing.within.start;
+        let local = volume.claims.state(extent).place() == Place::Local;
+        missing.read.part(|buf| {
+            let out = &mut buf[missing.at..missing.at + missing.within.len as usize];
+            if local {
+                return volume.target.read(start, out);
+            }
+            out.fill(0);
+            Ok(())
+        });
+        false
+    }
+    /// Starts the fetches a read asked for.
+    pub fn demand(self: &Arc<Self>, volume: &Volume, extents: Vec<u64>) {
+        if let Some(o) = self.observer.get() {
+            extents.iter().for_each(|e| o.missed(volume.at, *e));
+        }
+        if self.threaded.load(Acquire) && volume.holder.answers_inline() {
+            lock(&self.work).demand.push_back((volume.at, extents));
+            self.work_came.notify_one();
+        } else {
+            self.ask(volume, &extents, Urgency::Demand);
+        }
+    }
+    /// Starts background fetches of those of `extents` that are absent, not under way, and not covered whole by the log.
+    /// Returns how many were started.
+    pub fn fetch_background(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) -> usize {
+        let mut start = Vec::with_capacity(extents.len());
+        for &extent in extents {
+            let range = volume.geometry.extent_bytes(extent);
+            if !volume.claims.state(extent).needs_holder() || self.log.covers(volume.at, range, u64::MAX) {
+                continue;
+            }
+            let mut flights = lock(&volume.flights);
+            if !flights.contains_key(&extent) && volume.claims.fetch(extent) {
+                flights.insert(extent, Flight { waiting: Vec::new(), urgency, retry_at: None, failures: 0 });
+                start.push(extent);
+            }
+        }
+        self.ask(volume, &start, urgency);
+        start.len()
+    }
+    fn ask(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) {
+        if extents.is_empty() {
+            return;
+        }
+        let inline = volume.holder.answers_inline();
+        let sink: Arc<dyn FetchSink> =
+            Arc::new(Arrivals { parts: Arc::downgrade(self), volume: volume.at, inline });
+        volume.holder.clone().fetch(extents, urgency, &sink);
+    }
+    /// One piece of work for a worker thread; false if there was none.
+    pub fn work_step(self: &Arc<Self>) -> bool {
+        let mut work = lock(&self.work);
+        if let Some((volume, extents)) = work.demand.pop_front() {
+            drop(work);
+            self.ask(&self.volumes[volume as usize], &extents, Urgency::Demand);
+            return true;
+        }
+        let Some((volume, extent, what)) = work.arrivals.pop_front() else { return false };
+        drop(work);
+        self.arrived(volume, extent, what);
+        true
+    }
+
+    /// The holder's answer for one extent: serves who waits, then fills it in.
+    fn arrived(self: &Arc<Self>, volume: u16, extent: u64, what: Result<Fetched>) {
+        let volume = &self.volumes[volume as usize];
+        let mut bytes = vec![0; volume.geometry.extent_bytes(extent).len as usize];
+        let opened = what.and_then(|f| match f {
+            Fetched::Zero => Ok((0, true)),
+            Fetched::Sealed(s) => s.open(&mut bytes).map(|()| (s.stored(), false)),
+        });
+        let (stored, zero) = match opened {
+            Ok(o) => o,
+            Err(e) => return self.not_arrived(volume, extent, e),
+        };
+        self.health.away.store(false, Release);
+        *lock(&self.health.away_since) = None;
+        let mut demand = self.serve(volume, extent, &bytes, false);
+        let landed = self.land(volume, extent, if zero { None } else { Some(&bytes) }, demand);
+        demand |= self.serve(volume, extent, &bytes, true);
+        if let Err(e) = &landed {
+            self.target_trouble(volume, e.clone());
+        }
+        if let Some(o) = self.observer.get() {
+            o.arrived(volume.at, extent, demand, landed.map(|()| stored));
+        }
+    }
+    /// Serves the reads that wait for `extent`; `last`: the flight ends. True if the guest wanted it.
+    fn serve(&self, volume: &Volume, extent: u64, bytes: &[u8], last: bool) -> bool {
+        let mut flights = lock(&volume.flights);
+        let Some(flight) = flights.get_mut(&extent) else { return false };
+        let waiting = std::mem::take(&mut flight.waiting);
+        let demand = flight.urgency == Urgency::Demand || !waiting.is_empty();
+        if last {
+            flights.remove(&extent);
+            volume.claims.fetched(extent);
+        }
+        drop(flights);
+        waiting.iter().for_each(|(_, m)| m.serve(bytes));
+        demand
+    }
+    /// Puts what came into the target, unless something newer is there or will be.
+    fn land(&self, volume: &Volume, extent: u64, bytes: Option<&[u8]>, demand: bool) -> Result<()> {
+        let range = volume.geometry.extent_bytes(extent);
+        if self.failed().is_some() {
+            return Ok(());
+        }
+        let claim = volume.claims.claim(extent);
+        if claim.place() != Place::Absent {
+            return Ok(());
+        }
+        if !demand && self.log.covers(volume.at, range, u64::MAX) {
+            // The guest has overwritten all of it: the mover brings that, and this is not worth a write.
+            return Ok(());
+        }
+        match bytes {
+            Some(bytes) => volume.target.write(range.start, bytes)?,
+            None if volume.target.is_pristine() => {}
+            None => volume.target.zero(range, false)?,
+        }
+        self.changed(volume.at, ExtentRange { start: extent, end: extent + 1 }, Place::Local);
+        claim.release(Place::Local);
+        Ok(())
+    }
+    fn not_arrived(self: &Arc<Self>, volume: &Volume, extent: u64, e: Error) {
+        let passing = matches!(e.kind, Kind::Retry | Kind::Unavailable);
+        let now = self.clock.now();
+        if passing {
+            self.health.away.store(true, Release);
+            lock(&self.health.away_since).get_or_insert(now);
+        }
+        let mut flights = lock(&volume.flights);
+        let mut failed = Vec::new();
+        let mut demand = false;
+        if let Some(f) = flights.get_mut(&extent) {
+            demand = f.urgency == Urgency::Demand || !f.waiting.is_empty();
+            if passing && !f.waiting.is_empty() {
+                f.failures += 1;
+                f.retry_at = Some(now + Duration::from_millis(100 << f.failures.min(5)));
+            } else {
+                failed = std::mem::take(&mut f.waiting);
+                flights.remove(&extent);
+                volume.claims.fetched(extent);
+            }
+        }
+        drop(flights);
+        failed.iter().for_each(|(_, m)| m.fail(&e));
+        if let Some(o) = self.observer.get() {
+            o.arrived(volume.at, extent, demand, Err(e));
+        }
+    }
+
+    /// Tries parked flights again and ends waits that have lasted too long; the timer calls it.
+    pub fn retry_parked(self: &Arc<Self>) {
+        let (now, limit) = (self.clock.now(), self.stall_limit());
+        for volume in &self.volumes {
+            let mut again = Vec::new();
+            let mut ended = Vec::new();
+            let mut flights = lock(&volume.flights);
+            flights.retain(|extent, f| {
+                let keep = |m: &(Duration, Missing)| now < m.0 + limit && !m.1.read.abandoned();
+                let (stay, end) = std::mem::take(&mut f.waiting).into_iter().partition(keep);
+                f.waiting = stay;
+                let end: Vec<_> = end;
+                ended.extend(end);
+                if f.retry_at.is_some_and(|at| now >= at) {
+                    if f.waiting.is_empty() {
+                        volume.claims.fetched(*extent);
+                        return false;
+                    }
+                    f.retry_at = None;
+                    again.push(*extent);
+                }
+                true
+            });
+            drop(flights);
+            let gone =
+                Error::new(Kind::Unavailable, format!("{}: the backup did not answer in time", volume.name));
+            ended.iter().for_each(|(_, m)| m.fail(&gone));
+            self.ask(volume, &again, Urgency::Demand);
+        }
+    }
+    /// Reads waiting for the holder, all volumes.
+    pub fn reads_waiting(&self) -> usize {
+        self.volumes.iter().map(|v| lock(&v.flights).values().map(|f| f.waiting.len()).sum::<usize>()).sum()
+    }
+
+    /// Extents the holder has as zeros: never fetched, always made zero. Onto a destination that reads as zeros anyway
+    /// that takes no write; elsewhere the state says zero and `write_zeros` follows. Returns how many changed.
+    pub fn make_zero(&self, volume: &Volume, extents: ExtentRange) -> Result<u64> {
+        let pristine = volume.target.is_pristine();
+        let place = if pristine { Place::Local } else { Place::Zero };
+        let mut changed = 0;
+        for e in extents.iter() {
+            if volume.claims.state(e).place() != Place::Absent {
+                continue;
+            }
+            let Some(claim) = volume.claims.try_claim(e) else { continue };
+            if claim.place() == Place::Absent {
+                self.changed(volume.at, ExtentRange { start: e, end: e + 1 }, place);
+                claim.release(place);
+                changed += 1;
+            }
+        }
+        Ok(changed)
+    }
+    /// Writes zeros where the state says zero, in `extents`; returns how many became local.
+    pub fn write_zeros(&self, volume: &Volume, extents: ExtentRange) -> Result<u64> {
+        let mut changed = 0;
+        let mut run = Vec::new();
+        for e in extents.iter().chain([u64::MAX]) {
+            let claim = if e == u64::MAX || volume.claims.state(e).place() != Place::Zero {
+                None
+            } else {
+                volume.claims.try_claim(e).filter(|c| c.place() == Place::Zero)
+            };
+            match claim {
+                Some(c) => run.push((e, c)),
+                None => changed += self.zero_run(volume, std::mem::take(&mut run))?,
+            }
+            if run.len() == 256 {
+                changed += self.zero_run(volume, std::mem::take(&mut run))?;
+            }
+        }
+        Ok(changed)
+    }
+    fn zero_run(&self, volume: &Volume, run: Vec<(u64, super::claims::Claim<'_>)>) -> Result<u64> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(0) };
+        let extents = ExtentRange { start: first.0, end: last.0 + 1 };
+        let start = volume.geometry.extent_bytes(extents.start).start;
+        let end = volume.geometry.extent_bytes(last.0).end();
+        volume.target.zero(ByteRange::new(start, end - start), false)?;
+        self.changed(volume.at, extents, Place::Local);
+        let n = run.len() as u64;
+        run.into_iter().for_each(|(_, c)| c.release(Place::Local));
+        Ok(n)
+    }
+}
+impl Parts {
+    /// Waits until there may be work for a worker.
+    pub fn wait_for_work(&self, at_most: Duration) {
+        let work = lock(&self.work);
+        if work.demand.is_empty() && work.arrivals.is_empty() {
+            let _ = self.work_came.wait_timeout(work, at_most);
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! A set being restored: made, resumed, steered, watched, stopped.
+//!
+//! `create` makes log, state and record durable and returns: the volumes can be served at once, whatever their size.
+//! `resume` does the same after a crash from what the folder holds: state pages first, then the log, whose records mark
+//! what the guest changed. Everything in the background is a step of mover, log, timer or worker; `start` only lets
+//! threads loop over them, and tests call them by hand.
+
+use super::claims::{CHUNK, Claims};
+use super::fetch::{FetchObserver, Work};
+use super::lock;
+use super::mover::{Mover, MoverPace, Step};
+use super::pages::Pages;
+use super::parts::{GuestUse, Health, Parts, Signal, Volume};
+use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
+use super::target::Target;
+use super::volume::RestoreVolume;
+use super::waiting::WaitingWrites;
+use super::write_log::{LogLimits, LogReport, WriteLog};
+use rekindle_core::volume::{ExtentRange, Geometry, Uuid};
+use rekindle_io::block::Block;
+use rekindle_io::clock::Clock;
+use rekindle_io::holder::{Holder, Urgency};
+use rekindle_io::logfile::{LogDir, LogFile};
+use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What one volume is restored from and to.
+pub struct VolumeParts {
+    /// Gives the moment's bytes.
+    pub holder: Arc<dyn Holder>,
+    /// The destination.
+    pub target: Arc<dyn Block>,
+    /// It is new and reads as zeros everywhere (a fresh file). Only believed for a restore that begins now.
+    pub fresh: bool,
+    /// Counts the guest's use.
+    pub usage: Option<Arc<dyn GuestUse>>,
+}
+
+/// A volume to restore.
+pub struct NewVolume {
+    /// Label inside the set.
+    pub name: String,
+    /// Identity for life: as the snapshot has it, or a fresh one for a copy beside the original.
+    pub volume: Uuid,
+    /// Where the destination is, for opening it again.
+    pub destination: String,
+    /// From and to.
+    pub parts: VolumeParts,
+}
+
+/// What may be chosen for a restore, and changed when it is resumed.
+#[derive(Clone)]
+pub struct RestoreOptions {
+    /// Bounds of the write log; fixed when the restore begins.
+    pub log: LogLimits,
+    /// When the mover moves.
+    pub pace: MoverPace,
+    /// How long the guest waits for a holder that is away.
+    pub stall_limit: Duration,
+    /// Kept with the record and given back by `peek`.
+    pub app: serde_json::Value,
+}
+
+impl Default for RestoreOptions {
+    fn default() -> Self {
+        RestoreOptions {
+            log: LogLimits::default(),
+            pace: MoverPace::default(),
+            stall_limit: Duration::from_secs(300),
+            app: serde_json::Value::Null,
+        }
+    }
+}
+
+/// The state word of a status line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RestoreState {
+    /// The threshold for going online is not reached.
+    Opening,
+    /// Served, filling.
+    Online,
+    /// Everything is here, not yet verified.
+    Complete,
+    /// Read back and right.
+    Verified,
+    /// The holder is away and somebody waits for it.
+    Stalled,
+    /// Filling stands still because it was told to.
+    Paused,
+    /// Nothing goes on until it is opened again.
+    Failed,
+    /// Handed over.
+    Live,
+}
+
+impl RestoreState {
+    /// The word users meet.
+    pub fn word(self) -> &'static str {
+        match self {
+            RestoreState::Opening => "opening",
+            RestoreState::Online => "online",
+            RestoreState::Complete => "complete",
+            RestoreState::Verified => "verified",
+            RestoreState::Stalled => "stalled",
+            RestoreState::Paused => "paused",
+            RestoreState::Failed => "failed",
+            RestoreState::Live => "live",
+        }
+    }
+}
+
+/// One volume of a status.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VolumeStatus {
+    /// Label.
+    pub name: String,
+    /// Extents in all.
+    pub extents: u64,
+    /// Only the holder has these.
+    pub absent: u64,
+    /// Zero by state, not yet in the destination.
+    pub zero: u64,
+}
+
+/// What is going on.
+#[derive(Clone, Debug)]
+pub struct RestoreStatus {
+    /// In one word.
+    pub state: RestoreState,
+    /// In the set's order.
+    pub volumes: Vec<VolumeStatus>,
+    /// Bytes of the log in use, and the bound.
+    pub log_bytes: (u64, u64),
+    /// Pieces of its index, and the bound.
+    pub log_pieces: (u64, u64),
+    /// Reads that wait for the holder.
+    pub reads_waiting: usize,
+    /// Writes that wait for room in the log.
+    pub writes_waiting: usize,
+    /// How long the holder has been away.
+    pub away: Option<Duration>,
+    /// Met by background work that tries again.
+    pub trouble: Option<String>,
+    /// Why it failed.
+    pub failed: Option<String>,
+    /// The last verification found and mended this many extents.
+    pub mended: u64,
+    /// An earlier run lost unflushed writes because a flush of the log failed.
+    pub lost_after_failed_flush: bool,
+}
+
+/// A set being restored.
+pub struct RestoreSet {
+    pub(super) parts: Arc<Parts>,
+    pub(super) volumes: Vec<Arc<RestoreVolume>>,
+    pub(super) plan: Mutex<(PlanSlot, PlanRecord)>,
+    pub(super) mover: Mutex<Mover>,
+    pub(super) mended: AtomicU64,
+    pub(super) state: Arc<dyn LogDir>,
+    online: AtomicBool,
+    paused: AtomicBool,
+    report: LogReport,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+fn state_name(i: usize) -> String {
+    format!("state-{i}")
+}
+fn edges_name(i: usize) -> String {
+    format!("edges-{i}")
+}
+
+impl RestoreSet {
+    /// Begins a restore. When this returns everything that makes it resumable is durable, and its volumes can be served.
+    /// `Kind::Exists` if the folder holds a restore already.
+    pub fn create(
+        state: Arc<dyn LogDir>,
+        set: &str,
+        volumes: Vec<NewVolume>,
+        options: RestoreOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<RestoreSet>> {
+        let slot = PlanSlot::open(&*state)?;
+        if let Some(old) = slot.load()? {
+            let what = format!("{} already holds the restore of {}", state.place(), old.set);
+            return Err(Error::new(Kind::Exists, what));
+        }
+        let planned = volumes.iter().map(planned).collect::<Result<Vec<_>>>()?;
+        let plan = PlanRecord::new(set, planned, options.log, options.app.clone());
+        // Remainders of an attempt that never became a restore.
+        for name in state.names()? {
+            if ["log-", "state-", "edges-"].iter().any(|p| name.starts_with(p)) {
+                state.remove(&name)?;
+            }
+        }
+        let parts = volumes.into_iter().map(|v| v.parts).collect();
+        let made = Self::open(state, slot, plan, parts, &options, clock, true)?;
+        {
+            // Last of all: from here on it is a restore.
+            let p = lock(&made.plan);
+            p.0.store(&p.1)?;
+        }
+        Ok(made)
+    }
+
+    /// Goes on with the restore that the folder holds. `opener` brings holder and destination of each volume.
+    /// `Kind::Gone` if there is none, `Kind::Exists` if it was handed over already: then its volumes are live.
+    pub fn resume(
+        state: Arc<dyn LogDir>,
+        options: RestoreOptions,
+        clock: Arc<dyn Clock>,
+        mut opener: impl FnMut(&PlannedVolume) -> Result<VolumeParts>,
+    ) -> Result<Arc<RestoreSet>> {
+        let slot = PlanSlot::open(&*state)?;
+        let gone = || Error::new(Kind::Gone, format!("{} holds no restore", state.place()));
+        let plan = slot.load()?.ok_or_else(gone)?;
+        if plan.phase == Phase::Live {
+            let what = format!("the restore of {} was handed over: its volumes are live", plan.set);
+            return Err(Error::new(Kind::Exists, what));
+        }
+        let parts = plan.volumes.iter().map(&mut opener).collect::<Result<Vec<_>>>()?;
+        for (p, v) in plan.volumes.iter().zip(&parts) {
+            if v.holder.identity().moment != p.moment()? {
+                let what = format!("{}: {} is another moment", p.name, v.holder.identity().shown);
+                return Err(Error::new(Kind::Invalid, what));
+            }
+        }
+        Self::open(state, slot, plan, parts, &options, clock, false)
+    }
+
+    fn open(
+        state: Arc<dyn LogDir>,
+        slot: PlanSlot,
+        plan: PlanRecord,
+        parts: Vec<VolumeParts>,
+        options: &RestoreOptions,
+        clock: Arc<dyn Clock>,
+        new: bool,
+    ) -> Result<Arc<RestoreSet>> {
+        let mut volumes = Vec::new();
+        for (i, (v, p)) in parts.into_iter().zip(&plan.volumes).enumerate() {
+            volumes.push(open_volume(&*state, i, v, p, &plan, new)?);
+        }
+        if new {
+            state.sync_names()?;
+        }
+        let sizes: Vec<u64> = volumes.iter().map(|v| v.geometry.size).collect();
+        let (log, report) =
+            WriteLog::open(state.clone(), plan.restore_uuid()?, plan.log_limits(), &sizes, |r| {
+                let v = &volumes[r.volume as usize];
+                v.claims.mark(v.geometry.touched(r.range), plan.generation);
+            })?;
+        let now = clock.now();
+        let parts = Arc::new(Parts {
+            log,
+            volumes,
+            pending: Mutex::default(),
+            landed: AtomicU64::new(0),
+            waiting: WaitingWrites::default(),
+            clock,
+            generation: AtomicU8::new(plan.generation),
+            work: Mutex::new(Work::default()),
+            work_came: Condvar::new(),
+            threaded: AtomicBool::new(false),
+            observer: OnceLock::new(),
+            health: Health::default(),
+            gate: RwLock::new(()),
+            stall_limit_ns: AtomicU64::new(options.stall_limit.as_nanos() as u64),
+            mover_signal: Signal::default(),
+            flush_queue: Mutex::default(),
+            flush_signal: Signal::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let volumes =
+            (0..parts.volumes.len()).map(|at| Arc::new(RestoreVolume { parts: parts.clone(), at })).collect();
+        Ok(Arc::new(RestoreSet {
+            parts,
+            volumes,
+            plan: Mutex::new((slot, plan)),
+            mover: Mutex::new(Mover::new(options.pace, now)),
+            mended: AtomicU64::new(0),
+            state,
+            online: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            report,
+            threads: Mutex::default(),
+        }))
+    }
+
+    /// The volumes, in the set's order: devices for an export, the same objects before and after the hand-over.
+    pub fn volumes(&self) -> &[Arc<RestoreVolume>] {
+        &self.volumes
+    }
+    /// The record as it stands.
+    pub fn plan(&self) -> PlanRecord {
+        lock(&self.plan).1.clone()
+    }
+
+    // ---- steps
+
+    /// One step of the mover.
+    pub fn mover_step(&self, hurry: bool) -> Result<Step> {
+        lock(&self.mover).step(&self.parts, hurry)
+    }
+    /// Prepares the next segment of the log if one is due.
+    pub fn log_step(&self) -> Result<Step> {
+        if self.parts.log.prepare()? {
+            self.parts.pump();
+            return Ok(Step::Worked);
+        }
+        Ok(Step::Idle)
+    }
+    /// One fetch or arrival that was left to the worker threads.
+    pub fn work_step(&self) -> Step {
+        if self.parts.work_step() { Step::Worked } else { Step::Idle }
+    }
+    /// Retries and limits; every 100 ms or so.
+    pub fn timer_step(&self) {
+        self.parts.retry_parked();
+        self.parts.pump();
+    }
+
+    // ---- for the fill
+
+    /// Hears of fetches; once.
+    pub fn observe(&self, observer: Arc<dyn FetchObserver>) {
+        let _ = self.parts.observer.set(observer);
+    }
+    /// Shape, holder and place in the set of each volume.
+    pub fn shapes(&self) -> Vec<(Geometry, Arc<dyn Holder>)> {
+        self.parts.volumes.iter().map(|v| (v.geometry, v.holder.clone())).collect()
+    }
+    /// Starts fetches of those of `extents` that are absent, not under way and not covered whole by the log; how many.
+    pub fn fetch(&self, volume: u16, extents: &[u64]) -> usize {
+        self.parts.fetch_background(&self.parts.volumes[volume as usize], extents, Urgency::Background)
+    }
+    /// Whether only the holder has this extent and nobody has asked for it yet.
+    pub fn is_absent(&self, volume: u16, extent: u64) -> bool {
+        let s = self.parts.volumes[volume as usize].claims.state(extent);
+        s.needs_holder() && !s.is_fetching()
+    }
+    /// The holder has these as zeros: they need no fetch. How many changed.
+    pub fn make_zero(&self, volume: u16, extents: ExtentRange) -> Result<u64> {
+        self.parts.make_zero(&self.parts.volumes[volume as usize], extents)
+    }
+    /// Writes zeros where `make_zero` or the guest left only the state saying so. How many changed.
+    pub fn write_zeros(&self, volume: u16, extents: ExtentRange) -> Result<u64> {
+        let v = &self.parts.volumes[volume as usize];
+        self.parts.write_zeros(v, extents).inspect_err(|e| self.parts.target_trouble(v, e.clone()))
+    }
+    /// Extents that only the holder has, and extents zero by state alone, over all volumes: 0 and 0 is complete.
+    pub fn missing(&self) -> (u64, u64) {
+        self.parts.volumes.iter().fold((0, 0), |s, v| (s.0 + v.claims.absent(), s.1 + v.claims.zero()))
+    }
+
+    // ---- steering
+
+    /// The threshold is reached (or was waved through): the export may appear.
+    pub fn set_online(&self) {
+        self.online.store(true, Release);
+    }
+    /// Whether the export may appear.
+    pub fn is_online(&self) -> bool {
+        self.online.load(Acquire)
+    }
+    /// Filling stops; what the guest needs still comes.
+    pub fn pause(&self, paused: bool) {
+        self.paused.store(paused, Release);
+    }
+    /// Whether filling is to stand still.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Acquire)
+    }
+    /// How long the guest waits for a holder that is away.
+    pub fn set_stall_limit(&self, limit: Duration) {
+        self.parts.stall_limit_ns.store(limit.as_nanos() as u64, Relaxed);
+    }
+    /// Everything is in the destination (or in the log above it).
+    pub fn is_complete(&self) -> bool {
+        self.missing() == (0, 0)
+    }
+
+    /// What is going on.
+    pub fn status(&self) -> RestoreStatus {
+        let p = &self.parts;
+        let failed = p.failed().map(|e| e.to_string());
+        let away = lock(&p.health.away_since).map(|since| p.clock.now().saturating_sub(since));
+        let (reads, writes) = (p.reads_waiting(), p.waiting.len());
+        let plan = lock(&self.plan);
+        let state = match () {
+            () if plan.1.phase == Phase::Live => RestoreState::Live,
+            () if failed.is_some() => RestoreState::Failed,
+            () if plan.1.verified => RestoreState::Verified,
+            () if self.is_complete() => RestoreState::Complete,
+            () if away.is_some() => RestoreState::Stalled,
+            () if !self.is_online() => RestoreState::Opening,
+            () if self.is_paused() => RestoreState::Paused,
+            () => RestoreState::Online,
+        };
+        let volume = |v: &Volume| VolumeStatus {
+            name: v.name.clone(),
+            extents: v.claims.extents(),
+            absent: v.claims.absent(),
+            zero: v.claims.zero(),
+        };
+        RestoreStatus {
+            state,
+            volumes: p.volumes.iter().map(volume).collect(),
+            log_bytes: (p.log.used(), p.log.limits().bytes_max),
+            log_pieces: (p.log.pieces() as u64, p.log.limits().pieces_max as u64),
+            reads_waiting: reads,
+            writes_waiting: writes,
+            away,
+            trouble: lock(&p.health.trouble).as_ref().map(|e| e.to_string()),
+            failed,
+            mended: self.mended.load(Relaxed),
+            lost_after_failed_flush: self.report.lost_after_failed_flush,
+        }
+    }
+    /// How many records of the log counted when this was opened.
+    pub fn records_recovered(&self) -> u64 {
+        self.report.records
+    }
+
+    // ---- threads
+
+    /// Lets threads loop over the steps: mover, log and timer, flusher, and `workers` for fetches.
+    pub fn start(self: &Arc<Self>, workers: usize) -> Result<()> {
+        self.parts.threaded.store(true, Release);
+        let spawn = |name: String, body: Box<dyn Fn(&RestoreSet) + Send>| -> Result<()> {
+            // Weak, so that a set that is dropped without `stop` ends its threads too.
+            let weak = Arc::downgrade(self);
+            let thread = std::thread::Builder::new().name(name).spawn(move || {
+                while let Some(set) = weak.upgrade().filter(|s| !s.parts.stopping.load(Acquire)) {
+                    body(&set);
+                }
+            });
+            lock(&self.threads).push(thread.map_err(|e| Error::os("starting a thread", &e))?);
+            Ok(())
+        };
+        spawn("rk-mover".into(), Box::new(|s| s.mover_round()))?;
+        spawn("rk-log".into(), Box::new(|s| s.log_round()))?;
+        spawn("rk-flush".into(), Box::new(|s| s.flush_round()))?;
+        for i in 0..workers.max(1) {
+            spawn(format!("rk-fetch-{i}"), Box::new(|s| s.work_round()))?;
+        }
+        Ok(())
+    }
+    fn mover_round(&self) {
+        match self.mover_step(false) {
+            Ok(Step::Worked) => {}
+            Ok(Step::Idle) => self.parts.mover_signal.wait(Duration::from_millis(200)),
+            Err(_) => self.parts.mover_signal.wait(Duration::from_secs(1)),
+        }
+    }
+    fn log_round(&self) {
+        match self.log_step() {
+            Ok(Step::Worked) => {}
+            Ok(Step::Idle) => std::thread::sleep(Duration::from_millis(20)),
+            Err(e) => {
+                *lock(&self.parts.health.trouble) = Some(e.at("preparing the write log"));
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+        self.timer_step();
+    }
+    fn flush_round(&self) {
+        let asked = std::mem::take(&mut *lock(&self.parts.flush_queue));
+        if asked.is_empty() {
+            return self.parts.flush_signal.wait(Duration::from_millis(200));
+        }
+        let done = self.parts.log.flush();
+        for (token, sink) in asked {
+            let result = done.clone().map(|()| Vec::new());
+            sink.complete(rekindle_io::block::Completion { token, result });
+        }
+    }
+    fn work_round(&self) {
+        if !self.parts.work_step() {
+            self.parts.wait_for_work(Duration::from_millis(200));
+        }
+    }
+    /// Ends the threads, cleanly: moves and settles what can be, so that the next opening replays little.
+    pub fn stop(&self) -> Result<()> {
+        self.parts.stopping.store(true, Release);
+        self.parts.mover_signal.ring();
+        self.parts.flush_signal.ring();
+        self.parts.work_came.notify_all();
+        for t in std::mem::take(&mut *lock(&self.threads)) {
+            if t.join().is_err() {
+                tracing::error!("a thread of the restore panicked");
+            }
+        }
+        self.flush_round_last();
+        self.parts.log.flush()
+    }
+    fn flush_round_last(&self) {
+        if !lock(&self.parts.flush_queue).is_empty() {
+            self.flush_round();
+        }
+    }
+}
+
+fn planned(v: &NewVolume) -> Result<PlannedVolume> {
+    let (g, id) = (v.parts.holder.geometry(), v.parts.holder.identity());
+    let info = v.parts.target.info();
+    if info.size < g.size {
+        let what = format!("{} has {} bytes, {} needs {}", v.destination, info.size, v.name, g.size);
+        return Err(Error::new(Kind::Invalid, what));
+    }
+    if info.logical_block > g.logical_block {
+        let what = format!(
+            "{} has blocks of {} bytes, the volume {} was written with {}: it could not be used there",
+            v.destination, info.logical_block, v.name, g.logical_block
+        );
+        return Err(Error::new(Kind::Invalid, what));
+    }
+    Ok(PlannedVolume {
+        name: v.name.clone(),
+        volume: v.volume.to_string(),
+        moment: id.moment.to_string(),
+        tracking: rekindle_io::random::uuid().to_string(),
+        size: g.size,
+        extent: g.extent.get(),
+        blocks: (g.logical_block, g.physical_block),
+        destination: v.destination.clone(),
+    })
+}
+
+fn open_volume(
+    state: &dyn LogDir,
+    i: usize,
+    v: VolumeParts,
+    p: &PlannedVolume,
+    plan: &PlanRecord,
+    new: bool,
+) -> Result<Volume> {
+    let geometry = p.geometry()?;
+    let file = |name: String| -> Result<Arc<dyn LogFile>> {
+        if new {
+            return state.create(&name);
+        }
+        let missing = || Error::new(Kind::Corrupt, format!("{}/{name} is missing", state.place()));
+        state.open(&name)?.ok_or_else(missing)
+    };
+    let claims = Claims::new(geometry.extents());
+    let pages = Pages::open(file(state_name(i))?)?;
+    pages.load(geometry.extents().div_ceil(CHUNK), |page, image| {
+        for j in 0..CHUNK.min(geometry.extents() - page * CHUNK) {
+            let place = image.place(j).expect("checked when the page was read");
+            claims.load(page * CHUNK + j, place, image.marks[j as usize]);
+        }
+    })?;
+    let label = format!(
+        "rekindle: this is not a volume yet, it is being restored.\n\
+         volume  {}/{}\nto      the moment {}\nrestore {}\nstate   {}\n\
+         Its first and last MiB are kept with the state and are put here last. To go on, run the restore again.\n",
+        plan.set,
+        p.name,
+        v.holder.identity().shown,
+        plan.restore,
+        state.place()
+    );
+    let edges = file(edges_name(i))?;
+    let target = Target::new(v.target, edges, geometry.size, label, new && v.fresh);
+    Ok(Volume {
+        at: i as u16,
+        name: p.name.clone(),
+        geometry,
+        holder: v.holder,
+        target,
+        claims,
+        pages: Mutex::new(pages),
+        flights: Mutex::default(),
+        usage: v.usage,
+        settled: OnceLock::new(),
+    })
+}
