@@ -356,6 +356,19 @@ impl RestoreSet {
         self.parts.volumes.iter().fold((0, 0), |s, v| (s.0 + v.claims.absent(), s.1 + v.claims.zero()))
     }
 
+    /// The generation of the extent's last change by the guest; 0: it is as the moment has it (or on its way there).
+    pub fn mark_of(&self, volume: u16, extent: u64) -> u8 {
+        self.parts.volumes[volume as usize].claims.marked(extent)
+    }
+    /// Neither restored nor written: only the holder can say what it holds.
+    pub fn is_untouched(&self, volume: u16, extent: u64) -> bool {
+        self.is_absent(volume, extent) && self.mark_of(volume, extent) == 0
+    }
+    /// The log is empty, and everything that was moved or filled is durable.
+    pub fn is_settled(&self) -> bool {
+        lock(&self.mover).is_clean(&self.parts) && self.parts.waiting.is_empty()
+    }
+
     // ---- steering
 
     /// The threshold is reached (or was waved through): the export may appear.

@@ -68,13 +68,6 @@ impl Parts {
         let v = &self.volumes[item.volume as usize];
         v.claims.mark(v.geometry.touched(item.range), self.generation.load(Acquire));
     }
-    /// A write waits, behind all that wait already.
-    pub fn wait(&self, w: Waiting) {
-        let mut queue = lock(&self.waiting.queue);
-        queue.push_back(w);
-        self.waiting.len.store(queue.len(), Release);
-        self.mover_signal.ring();
-    }
     /// Tries `w` unless it overlaps a waiting write; it waits if it finds no room. `None`: it waits.
     pub fn append_or_wait(&self, mut w: Waiting) -> Option<Result<()>> {
         let mut queue = lock(&self.waiting.queue);

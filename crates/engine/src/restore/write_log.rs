@@ -171,7 +171,7 @@ impl WriteLog {
         each: impl FnMut(&Record),
     ) -> Result<(Arc<WriteLog>, LogReport)> {
         assert!(limits.segment_bytes <= 1 << 30 && limits.segment_bytes.is_multiple_of(limits.block_bytes));
-        assert!(limits.segment_bytes >= SEGMENT_START + HEADER_BYTES + RECORD_DATA_MAX.min(64 << 10));
+        assert!(limits.segment_bytes >= 64 << 10 && limits.bytes_max >= 2 * limits.segment_bytes);
         let slot = TwoSlot::open(&*dir, TABLE, TABLE_MAX)?;
         let old = match slot.load() {
             Some(b) => SegmentTable::decode(&b)
@@ -601,10 +601,6 @@ impl WriteLog {
             }
         }
         dir.sync_names()
-    }
-    /// Checks the structure, for tests and the simulator.
-    pub fn check_structure(&self) {
-        self.shared().index.check();
     }
 }
 
