@@ -1,0 +1,4 @@
+//! The repository against a plain model: what a snapshot reads is what was put, whatever happened between.
+
+mod kit;
+mod model;
