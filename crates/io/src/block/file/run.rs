@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// A write that took longer is the disk throttling.
-const SLOW: Duration = Duration::from_millis(2);
+/// A write that took longer is the disk throttling: the kernel makes writers sleep 10 ms and more. At 2 ms it was as
+/// often the scheduler of a busy machine, and the writer thread then cost a fifth of all random writes.
+const SLOW: Duration = Duration::from_millis(10);
 /// How long the writer thread stays in charge after a slow write.
 const SLOW_FOR: Duration = Duration::from_millis(500);
 /// Zeroing and trimming more than this at once goes to the writer thread.
