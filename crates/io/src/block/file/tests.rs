@@ -134,7 +134,7 @@ fn a_stalled_write_of_a_dead_connection_never_reverts_a_block() {
     std::thread::scope(|s| {
         // Slow once, so that the writer thread is in charge and the "connection" is not blocked.
         *b.core.before_write.lock().unwrap() =
-            Some(Box::new(|_| std::thread::sleep(Duration::from_millis(4))));
+            Some(Box::new(|_| std::thread::sleep(Duration::from_millis(20))));
         assert!(submit(&b, 0, 8192, &[9; 512], &old).is_some());
         assert!(b.core.writer_mode());
         *b.core.before_write.lock().unwrap() = Some(Box::new(hook));
