@@ -1,0 +1,445 @@
+"""Bad input, met with the real tools: an error that names cause and cure, an exit code that is not 0, and nothing lost.
+
+Goal: what users do wrong, and what happens to disks behind our back, never costs a byte and is always explained. Method:
+one case a function, each on a fresh stage; after a refusal the disk in question is compared with what it held.
+"""
+
+import filecmp
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+import time
+
+from guests import BLOCK, connect, make_image
+from stage import MIB, Process, Rekindle, Stage, expect, need, need_root, run, say, until
+
+BLOCKS = 32 * MIB // BLOCK
+DONE, FAILED, USAGE, NO_REPO, BUSY, PASSWORD, REFUSED, INTERRUPTED = 0, 1, 2, 10, 11, 12, 14, 130
+
+
+class Case:
+    """A stage with an image, a repository, and the words to use them."""
+
+    def __init__(self, stage):
+        self.stage, self.path, self.rekindle = stage, stage.path, Rekindle(stage)
+        self.image = stage.path / "disk.raw"
+        make_image(self.image, BLOCKS)
+        self.socket = stage.path / "nbd.sock"
+        self.uri, self.listen = f"nbd+unix:///shop?socket={self.socket}", ["--listen", f"unix:{self.socket}"]
+        self.rekindle("init")
+
+    def serve(self, image=None, *more):
+        server = self.rekindle.start("serve", "serve", "shop", image or self.image, *self.listen, *more)
+        self.rekindle("wait", "shop", "--for=live", "--timeout", "20s")
+        return server
+
+    def restore(self, to, *more):
+        server = self.rekindle.start("restore", "restore", "shop@latest", "--to", to, *self.listen, *more)
+        self.rekindle("wait", "shop", "--for=online", "--timeout", "20s")
+        return server
+
+    def backed_up(self):
+        """A snapshot of the image, nothing running."""
+        self.rekindle("backup", self.image, "--as", "shop")
+
+    def newest_equals(self, image):
+        copy = self.path / "compare.raw"
+        copy.unlink(missing_ok=True)
+        self.rekindle("restore", "shop@latest", "--to", copy)
+        expect(filecmp.cmp(copy, image, shallow=False), "the newest snapshot is not the image")
+
+    def loop(self, *options, size=32 * MIB):
+        """A loop device of its own."""
+        backing = self.path / f"loop{len(self.stage.undone)}"
+        with open(backing, "wb") as f:
+            f.truncate(size)
+        device = run("losetup", "--find", "--show", *options, backing).stdout.strip()
+        self.stage.undo(lambda: run("losetup", "-d", device, check=False))
+        return device
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def an_image_in_use_by_qemu(c):
+    held = Process(c.stage, "qemu-nbd", "qemu-nbd", "-f", "raw", "-t", "-k", c.path / "q", c.image)
+    until((c.path / "q").exists, "qemu-nbd")
+    c.rekindle.refused("serve", "shop", c.image, *c.listen, code=BUSY, says=str(c.image))
+    held.kill()
+    c.serve()
+
+
+def qemu_cannot_take_an_image_that_is_served(c):
+    c.serve()
+    done = run("qemu-nbd", "-f", "raw", "-k", c.path / "q", c.image, check=False, timeout=10)
+    expect(done.returncode != 0 and "lock" in done.stderr, f"QEMU took it: {done.stderr}")
+
+
+def a_second_server_on_the_same_image(c):
+    c.serve()
+    c.rekindle.refused("serve", "other", c.image, "--listen", f"unix:{c.path}/o", code=BUSY, says=str(c.image))
+    link = c.path / "link.raw"
+    os.link(c.image, link)
+    c.rekindle.refused("serve", "other", link, "--listen", f"unix:{c.path}/o", code=BUSY, says=str(link))
+
+
+def a_second_server_of_the_same_set(c):
+    c.serve()
+    other = c.path / "other.raw"
+    make_image(other, 256)
+    c.rekindle.refused("serve", "shop", other, "--listen", f"unix:{c.path}/o", code=BUSY, says="shop")
+
+
+def a_disk_that_cannot_be_written(c):
+    device = c.loop("-r")
+    c.rekindle.refused("serve", "shop", device, *c.listen, code=FAILED, says="read-only")
+    c.serve(device, "--read-only")
+    expect(connect(c.uri).is_read_only(), "the export claims to be writable")
+
+
+def a_disk_written_by_others_while_we_were_away(c):
+    c.serve().stop()
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    with open(c.image, "r+b") as f:
+        f.seek(12345 * 512)
+        f.write(b"behind our back")
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+
+
+def a_disk_written_with_its_times_put_back(c):
+    """mtime can be forged, ctime cannot."""
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    times = os.stat(c.image)
+    with open(c.image, "r+b") as f:
+        f.seek(999 * BLOCK)
+        f.write(b"behind our back")
+    os.utime(c.image, ns=(times.st_atime_ns, times.st_mtime_ns))
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+
+
+def a_disk_that_grew(c):
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    with open(c.image, "ab") as f:
+        f.write(b"".join(os.urandom(BLOCK) for _ in range(64)))
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+
+
+def a_disk_that_shrank(c):
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    os.truncate(c.image, BLOCKS * BLOCK // 2)
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+    expect("shop" in c.rekindle("timeline", "shop").stdout, "no timeline")
+
+
+def a_state_directory_older_than_the_disk(c):
+    state = c.path / "state"
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    shutil.copytree(state, c.path / "old-state", symlinks=True)
+    server = c.serve()
+    disk = connect(c.uri)
+    disk.pwrite(b"x" * BLOCK, 5 * BLOCK)
+    disk.shutdown()
+    c.rekindle("backup", "shop")
+    server.stop()
+    shutil.rmtree(state)
+    shutil.copytree(c.path / "old-state", state, symlinks=True)
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+
+
+def no_state_directory_at_all(c):
+    server = c.serve()
+    c.rekindle("backup", "shop")
+    server.stop()
+    shutil.rmtree(c.path / "state")
+    (c.path / "state").mkdir(mode=0o700)
+    server = c.serve()
+    disk = connect(c.uri)
+    disk.pwrite(b"y" * BLOCK, 77 * BLOCK)
+    disk.shutdown()
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(c.image)
+
+
+def a_destination_with_larger_logical_blocks(c):
+    c.backed_up()
+    device = c.loop("-b", "4096")
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=REFUSED, says=[device, "4096"])
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", *c.listen, code=REFUSED, says=device)
+
+
+def a_destination_that_is_too_small(c):
+    c.backed_up()
+    device = c.loop(size=31 * MIB)
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=REFUSED, says=device)
+
+
+def a_destination_that_is_mounted(c):
+    c.backed_up()
+    device = c.loop(size=64 * MIB)
+    run("mkfs.ext4", "-q", device)
+    (c.path / "mnt").mkdir()
+    run("mount", device, c.path / "mnt")
+    c.stage.undo(lambda: run("umount", c.path / "mnt", check=False))
+    (c.path / "mnt" / "precious").write_text("precious")
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=BUSY, says=device)
+    expect((c.path / "mnt" / "precious").read_text() == "precious", "the mounted file system was harmed")
+
+
+def a_destination_that_holds_data(c):
+    """Without the name typed nothing is overwritten."""
+    c.backed_up()
+    before = digest(c.image)
+    c.rekindle.refused("restore", "shop@latest", "--to", c.image, code=REFUSED, says=[str(c.image), "--yes"])
+    c.rekindle.refused("restore", "shop@latest", "--to", c.image, *c.listen, code=REFUSED, says=str(c.image))
+    expect(digest(c.image) == before, "the refused destination was harmed")
+
+
+def a_destination_served_by_another_restore(c):
+    c.backed_up()
+    new = c.path / "new.raw"
+    c.restore(new, "--limit", "2MiB/s")
+    c.rekindle.refused("restore", "shop@latest", "--as", "again", "--to", new, "--listen", f"unix:{c.path}/o", code=BUSY,
+                       says=str(new))
+    c.rekindle.refused("restore", "shop@latest", "--to", new, code=BUSY, says=str(new))
+
+
+def a_half_restored_disk_is_no_volume(c):
+    c.backed_up()
+    new = c.path / "new.raw"
+    server = c.restore(new, "--limit", "2MiB/s")
+    server.stop()
+    c.rekindle.refused("serve", "shop", new, *c.listen, code=REFUSED, says="restore")
+    c.rekindle.refused("backup", new, "--as", "wrong", code=REFUSED, says="restore")
+
+
+def a_destination_that_fills_up(c):
+    """A file system with less room than the disk: the plain copy stops and says so; the guest of an online restore goes on
+    where the bytes are or can be fetched."""
+    c.backed_up()
+    device = c.loop(size=24 * MIB)
+    run("mkfs.ext4", "-q", "-m", "0", device)
+    small = c.path / "small"
+    small.mkdir()
+    run("mount", device, small)
+    c.stage.undo(lambda: run("umount", small, check=False))
+    done = c.rekindle("restore", "shop@latest", "--to", small / "disk", check=False)
+    expect(done.returncode in (FAILED, REFUSED) and "space" in done.stderr.lower(), f"{done.returncode}: {done.stderr}")
+
+
+def an_interrupted_plain_restore(c):
+    c.backed_up()
+    copy = c.path / "copy.raw"
+    running = c.rekindle.start("copy", "restore", "shop@latest", "--to", copy, "--limit", "4MiB/s")
+    until(copy.exists, "the copy to begin")
+    time.sleep(0.2)
+    running.child.send_signal(signal.SIGINT)
+    expect(running.child.wait(20) == INTERRUPTED, f"exit {running.child.returncode}: {running.output()}")
+    c.rekindle("restore", "shop@latest", "--to", copy, "--yes", "shop")
+    expect(filecmp.cmp(copy, c.image, shallow=False), "the second attempt is not the image")
+
+
+def an_interrupted_online_restore(c):
+    c.backed_up()
+    new = c.path / "new.raw"
+    running = c.restore(new, "--limit", "4MiB/s")
+    running.child.send_signal(signal.SIGINT)
+    expect(running.child.wait(20) == INTERRUPTED, f"exit {running.child.returncode}: {running.output()}")
+    c.restore(new)
+    c.rekindle("wait", "shop", "--for=verified", "--timeout", "60s")
+    c.rekindle("cutover", "shop")
+    expect(filecmp.cmp(new, c.image, shallow=False), "the resumed restore is not the image")
+
+
+def an_interrupted_backup(c):
+    c.backed_up()
+    for wait in (0.02, 0.05, 0.1, 0.2):
+        with open(c.image, "r+b") as f:
+            f.write(os.urandom(16 * MIB))
+        running = c.rekindle.start("backup", "backup", c.image, "--as", "shop")
+        time.sleep(wait)  # a moment of every kind; whichever it meets must be harmless
+        running.child.send_signal(signal.SIGINT)
+        expect(running.child.wait(20) in (INTERRUPTED, DONE), f"exit {running.child.returncode}: {running.output()}")
+    c.backed_up()
+    c.newest_equals(c.image)
+
+
+def a_backup_killed_at_any_moment(c):
+    c.backed_up()
+    for wait in (0.01, 0.03, 0.06, 0.1, 0.15, 0.25):
+        with open(c.image, "r+b") as f:
+            f.write(os.urandom(16 * MIB))
+        running = c.rekindle.start("backup", "backup", c.image, "--as", "shop")
+        time.sleep(wait)
+        running.kill()
+        c.rekindle("timeline", "shop")
+    c.backed_up()
+    c.newest_equals(c.image)
+
+
+def a_repository_that_fills_up(c):
+    """The backup is given up with the cause; what was there stays; with room the next one works."""
+    device = c.loop(size=48 * MIB)
+    run("mkfs.ext4", "-q", "-m", "0", device)
+    small = c.path / "small"
+    small.mkdir()
+    run("mount", device, small)
+    c.stage.undo(lambda: run("umount", small, check=False))
+    c.rekindle.env["REKINDLE_REPO"] = str(small / "repo")
+    c.rekindle("init")
+    with open(c.image, "r+b") as f:
+        f.write(os.urandom(16 * MIB))
+    c.backed_up()
+    was = digest(c.image)
+    with open(c.image, "r+b") as f:
+        f.write(os.urandom(32 * MIB))
+    done = c.rekindle("backup", c.image, "--as", "shop", check=False)
+    expect(done.returncode == FAILED and "space" in done.stderr.lower(), f"{done.returncode}: {done.stderr}")
+    copy = c.path / "copy.raw"
+    c.rekindle("restore", "shop@latest", "--to", copy)
+    expect(digest(copy) == was, "the snapshot that was there is harmed")
+
+
+def wrong_secrets_and_no_repository(c):
+    c.backed_up()
+    locked = Rekindle(c.stage, "password")
+    locked.env["REKINDLE_REPO"] = str(c.path / "locked")
+    locked("init")
+    locked("backup", c.image, "--as", "shop")
+    locked.secret.write_text("wrong\n")
+    c.rekindle.secret.write_bytes(os.urandom(32))
+    for rekindle, word in ((locked, "password"), (c.rekindle, "key")):
+        rekindle.refused("timeline", "shop", code=PASSWORD, says=word)
+        rekindle.refused("restore", "shop@latest", "--to", c.path / "x", code=PASSWORD, says=word)
+    expect(not (c.path / "x").exists(), "a refused restore left a file")
+    c.rekindle.refused("timeline", "shop", "-r", c.path / "nothing", code=NO_REPO, says="nothing")
+    (c.path / "folder").mkdir()
+    (c.path / "folder" / "file").write_text("no repository")
+    c.rekindle.refused("timeline", "shop", "-r", c.path / "folder", code=NO_REPO, says="folder")
+
+
+def unknown_names(c):
+    c.backed_up()
+    for moment in ("shop@ffffffff", "shop@-9d", "nosuch@latest"):
+        done = c.rekindle("restore", moment, "--to", c.path / "x", check=False)
+        expect(done.returncode != 0 and done.stderr.strip(), f"{moment}: {done.returncode} {done.stderr}")
+        expect(not (c.path / "x").exists(), f"{moment}: a refused restore left a file")
+    c.rekindle.refused("wait", "nosuch", "--for=live", "--timeout", "1s", code=FAILED, says="nosuch")
+
+
+def damaged_packs(c):
+    """Every kind of object, one flipped byte each: an error with a name, or a correct disk; never wrong bytes."""
+    c.backed_up()
+    objects = [p for p in c.rekindle.repo.rglob("*") if p.is_file() and p.stat().st_size]
+    told = 0
+    for path in objects:
+        good = path.read_bytes()
+        for place in (0, len(good) // 2, len(good) - 1):
+            os.chmod(path, 0o644)
+            path.write_bytes(good[:place] + bytes([good[place] ^ 0x40]) + good[place + 1:])
+            copy = c.path / "copy.raw"
+            copy.unlink(missing_ok=True)
+            done = c.rekindle("restore", "shop@latest", "--to", copy, check=False)
+            if done.returncode == 0:
+                expect(filecmp.cmp(copy, c.image, shallow=False), f"{path.name} damaged at {place}: wrong bytes, exit 0")
+            else:
+                expect(done.stderr.strip(), f"{path.name} damaged at {place}: exit {done.returncode} without a word")
+                told += 1
+            path.write_bytes(good)
+    expect(told > 0, "no damage was ever noticed")
+
+
+def a_missing_pack(c):
+    c.backed_up()
+    packs = sorted((p for p in c.rekindle.repo.rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
+    packs[0].rename(c.path / "away")
+    done = c.rekindle("restore", "shop@latest", "--to", c.path / "copy.raw", check=False)
+    expect(done.returncode != 0 and packs[0].name in done.stderr, f"{done.returncode}: {done.stderr}")
+    shutil.move(c.path / "away", packs[0])
+    c.newest_equals(c.image)
+
+
+def clients_that_send_garbage(c):
+    """Cut negotiations, wrong magics, absurd lengths: the server stays, and serves the others."""
+    c.serve()
+    other = connect(c.uri)
+    option = struct.pack(">QII", 0x49484156454F5054, 7, 0xFFFFFFFF)
+    request = struct.pack(">IHHQQI", 0x25609513, 0, 0, 1, 0, 0xFFFFFFFF)
+    go = struct.pack(">QIII4sH", 0x49484156454F5054, 7, 10, 4, b"shop", 0)
+    for bytes_ in (b"", b"\0" * 4, b"\0\0\0\1", os.urandom(4096), b"\0\0\0\3" + option, b"\0\0\0\3" + option[:9],
+                   b"\0\0\0\3" + go, b"\0\0\0\3" + go + request, b"\0\0\0\3" + go + os.urandom(28),
+                   b"\0\0\0\3" + go + struct.pack(">IHHQQI", 0x25609513, 0, 1, 1, 0, 1 << 31) + os.urandom(65536),
+                   b"\0\0\0\3" + go + struct.pack(">IHHQQI", 0x25609513, 0xFFFF, 0xFFFF, 1, 1 << 63, 512)):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(1)
+        client.connect(str(c.socket))
+        try:
+            client.sendall(bytes_)
+            client.shutdown(socket.SHUT_WR)
+            while client.recv(65536):
+                pass
+        except (OSError, TimeoutError):
+            pass
+        client.close()
+        expect(bytes(other.pread(8, 0)) == struct.pack("<Q", 1), "another client is not served any more")
+
+
+def cases():
+    """Every function of one parameter named `c`, in the order written."""
+    functions = [f for f in globals().values() if getattr(f, "__module__", None) == __name__ and hasattr(f, "__code__")]
+    return [f for f in functions if f.__code__.co_varnames[:f.__code__.co_argcount] == ("c",)]
+
+
+def main():
+    need_root()
+    need("qemu-nbd", "losetup", "mkfs.ext4")
+    chosen = [case for case in cases() if not sys.argv[1:] or any(a in case.__name__ for a in sys.argv[1:])]
+    failed = []
+    for case in chosen:
+        try:
+            with Stage(case.__name__.replace("_", " ")) as stage:
+                case(Case(stage))
+        except SystemExit as end:
+            if end.code:
+                failed.append(case.__name__)
+        except Exception as trouble:
+            print(f"FAILED: {type(trouble).__name__}: {trouble}")
+            failed.append(case.__name__)
+    say(f"{len(chosen) - len(failed)} of {len(chosen)} cases hold")
+    if failed:
+        sys.exit("failed: " + ", ".join(failed))
+
+
+if __name__ == "__main__":
+    main()
