@@ -4,7 +4,9 @@
 //! order rotates; the state of every file is set before its cell; medians of at least five with their range; ratios
 //! first. What a client costs is told, because it is often the limit.
 
+mod backup_guest;
 mod copies;
+mod flush;
 mod nbd;
 mod null;
 mod rig;
@@ -53,6 +55,10 @@ enum Verb {
     Served(ServedArgs),
     /// Backup and restore beside restic, borg, qemu-img, nbdcopy and cp
     Copies(CopiesArgs),
+    /// FLUSH on a restoring volume under fill beside a plain file
+    Flush(Timed),
+    /// What a guest notices of a backup; a backup of nothing
+    BackupGuest(Timed),
     /// Tiny versions of every benchmark, judging nothing by time
     Smoke,
     /// Every benchmark in turn
@@ -141,6 +147,30 @@ struct CopiesArgs {
 }
 
 #[derive(Args)]
+struct Timed {
+    #[command(flatten)]
+    output: Output,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Of one cell
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Size of the disk
+    #[arg(long, default_value_t = 2048)]
+    mib: u64,
+}
+
+impl Timed {
+    fn time(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
+    fn report(&self) -> Report {
+        Report::new(self.output.report.clone())
+    }
+}
+
+#[derive(Args)]
 struct LoadArgs {
     /// The Unix socket of an NBD server
     socket: PathBuf,
@@ -194,6 +224,8 @@ fn main() -> ExitCode {
             let size = copies::Size { rounds, image: mib << 20, changed: changed / 100.0, without };
             copies::run(&size, &Report::new(output.report))
         }
+        Verb::Flush(args) => flush_cost(&args),
+        Verb::BackupGuest(args) => backup_guest(&args),
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
     };
@@ -279,6 +311,16 @@ fn serve_io(args: &ServedArgs) -> Result<()> {
         brief: args.brief,
     };
     served::run(&size, &Report::new(args.output.report.clone()))
+}
+
+fn flush_cost(args: &Timed) -> Result<()> {
+    let size = flush::Size { rounds: args.rounds, time: args.time(), disk: args.mib << 20, fill: 50_000_000 };
+    flush::run(&size, &args.report())
+}
+
+fn backup_guest(args: &Timed) -> Result<()> {
+    let (rounds, disk, time) = (args.rounds, args.mib << 20, args.time());
+    backup_guest::run(&backup_guest::Size { rounds, disk, time, pace: 2000, sparse: 1 << 40 }, &args.report())
 }
 
 /// Everything at its real size.

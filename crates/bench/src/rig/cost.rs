@@ -64,6 +64,15 @@ pub fn stored(path: &Path) -> Result<u64> {
     Ok(total)
 }
 
+/// Sum of the lengths of all files in a folder.
+pub fn bytes(path: &Path) -> Result<u64> {
+    let meta = std::fs::symlink_metadata(path)?;
+    if !meta.is_dir() {
+        return Ok(meta.len());
+    }
+    std::fs::read_dir(path)?.map(|entry| bytes(&entry?.path())).sum()
+}
+
 /// Everything written to the file system of `path` is on its disk.
 pub fn sync(path: &Path) -> Result<()> {
     Ok(rustix::fs::syncfs(std::fs::File::open(path)?)?)

@@ -22,7 +22,9 @@ pub fn real(path: &Path, bytes: u64) -> Result<()> {
     cost::run(Command::new("sh").args(["-c", copy, "sh"]).arg(&list).arg(&tree))?;
     std::fs::remove_file(&list)?;
     let mut make = Command::new("mke2fs");
-    make.args(["-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-b", "4096", "-i", "6144", "-d"]).arg(&tree).arg(path);
+    make.args(["-q", "-t", "ext4", "-E", "lazy_itable_init=0", "-b", "4096", "-i", "6144", "-d"])
+        .arg(&tree)
+        .arg(path);
     make.arg(format!("{}k", bytes >> 10));
     make.env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
     let made = cost::run(&mut make);

@@ -4,8 +4,10 @@ pub mod cost;
 pub mod files;
 pub mod fio;
 pub mod image;
+pub mod link;
 pub mod machine;
 pub mod report;
+pub mod scene;
 pub mod servers;
 pub mod svg;
 
