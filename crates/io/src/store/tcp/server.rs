@@ -60,8 +60,12 @@ impl StoreServer {
     }
     /// Ends all connections at once, as a network that breaks does; new ones are served.
     pub fn disconnect_all(&self) {
-        for (socket, thread) in std::mem::take(&mut *self.shared.lock()) {
+        let connections = std::mem::take(&mut *self.shared.lock());
+        // All are cut before the first is waited for.
+        for (socket, _) in &connections {
             let _ = socket.shutdown(Shutdown::Both);
+        }
+        for (_, thread) in connections {
             let _ = thread.join();
         }
     }

@@ -161,11 +161,9 @@ const KINDS: [Kind; 13] = [
 
 pub(super) fn encode_error(e: &Error) -> (u8, Vec<u8>) {
     let code = KINDS.iter().position(|k| *k == e.kind).map_or(1, |i| i as u8 + 1);
-    let mut text = e.what.as_str();
-    while text.len() > TEXT_MAX {
-        // Cut at a character, so that what is left is text.
-        text = &text[..text.floor_char_boundary(TEXT_MAX)];
-    }
+    // Cut at a character, so that what is left is text.
+    let end = (0..=e.what.len().min(TEXT_MAX)).rev().find(|at| e.what.is_char_boundary(*at)).unwrap_or(0);
+    let text = &e.what[..end];
     let mut w = Writer::new();
     w.string(text);
     (code, w.finish())
