@@ -4,14 +4,17 @@
 use crate::model::{BLOCK, Model};
 use crate::rng::Rng;
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry};
-use rekindle_engine::restore::{LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+use rekindle_engine::restore::{
+    Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, Settling, Step, Verifier,
+    VolumeParts,
+};
 use rekindle_io::block::{
     Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, MemBlock, Op, Request,
 };
 use rekindle_io::clock::{Clock, ManualClock};
 use rekindle_io::fault::{Crash, FaultPlan};
 use rekindle_io::holder::MemHolder;
-use rekindle_io::logfile::{FaultyDir, MemDir};
+use rekindle_io::logfile::{FaultyDir, LogDir, MemDir, TwoSlot};
 use rekindle_io::{Kind, Result};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -80,6 +83,37 @@ pub struct World {
     pub late: u64,
     /// The last life was ended by a power cut.
     power: bool,
+    /// Handed over: the disks are the volumes.
+    pub live: bool,
+}
+
+/// The live side of a hand-over: checks what it is given, keeps a durable state of its own, serves the disk.
+struct Adopter<'a> {
+    world: &'a World,
+    dir: Arc<dyn LogDir>,
+    broken: Mutex<Option<String>>,
+}
+
+impl Adopt for Adopter<'_> {
+    fn adopt(&self, volumes: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+        TwoSlot::open(&*self.dir, "live", 100)?.store(b"live")?;
+        for (v, s) in volumes.iter().enumerate() {
+            let marked = |e: u64| s.marks.iter().any(|(r, g)| r.iter().contains(&e) && g.0 > 0);
+            let missed = self.world.models[v].changed().find(|b| !marked(b * BLOCK / EXTENT));
+            // Writes that waited for room were answered a moment ago: the model has not heard of it yet.
+            let (model, all) = (&self.world.models[v], ByteRange::new(0, self.world.shape.size));
+            let whole = model.check_read(all, &model.floors(all), &self.world.disks[v].bytes());
+            let what = match missed {
+                Some(b) => format!("volume {v}: block {b} differs from the moment and is not marked"),
+                None => match whole {
+                    Err(e) => format!("volume {v}: the destination is not the volume at the hand-over: {e}"),
+                    Ok(()) => continue,
+                },
+            };
+            self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(what);
+        }
+        Ok(volumes.into_iter().map(|s| s.device).collect())
+    }
 }
 
 /// The end of a life: the machine died, or a rule was broken.
@@ -129,6 +163,7 @@ impl World {
             answered: 0,
             late: 0,
             power: false,
+            live: false,
         }
     }
     fn options(&self) -> RestoreOptions {
@@ -145,10 +180,21 @@ impl World {
             target: FaultyBlock::new(self.disks[v].clone(), self.plan.clone()),
             fresh: !self.shape.used,
             usage: None,
+            uncache: None,
         }
     }
     /// Starts the process: begins the restore, or goes on with it, and checks what it shows. A fresh plan of faults.
     pub fn open(&mut self) -> std::result::Result<(), End> {
+        let dir = FaultyDir::new(self.dir.clone(), self.plan.clone());
+        let peeked = rekindle_engine::restore::peek(&*dir);
+        if let Ok(Some(plan)) = &peeked
+            && plan.phase == Phase::Live
+        {
+            return self.open_live();
+        }
+        if self.live {
+            return Err(End::Broken("a hand-over that was answered is forgotten".into()));
+        }
         let opened = self.try_open();
         match opened {
             Ok(set) => self.set = Some(set),
@@ -182,6 +228,70 @@ impl World {
         }
         RestoreSet::resume(dir, self.options(), clock, |p| Ok(self.parts(usize::from(p.name == "wal"))))
     }
+    /// After the hand-over: the disks alone are the volumes.
+    fn open_live(&mut self) -> std::result::Result<(), End> {
+        self.live = true;
+        let power = std::mem::take(&mut self.power);
+        for v in 0..2 {
+            let bytes = self.disks[v].bytes();
+            self.models[v].recovered(&bytes, power)?;
+        }
+        Ok(())
+    }
+    /// Verifies and hands over; then the guest writes directly, and the process ends.
+    pub fn hand_over(&mut self, rng: &mut Rng) -> std::result::Result<(), End> {
+        let set = self.set.clone().expect("handed over by a living process");
+        let mut at = Verifier::default();
+        while self.verified_step(&set, &mut at)? {}
+        for _ in 0..4 {
+            self.guest_write(rng, 0)?;
+            self.guest_zero(rng, 1)?;
+            self.collect()?;
+        }
+        let adopter = Adopter {
+            world: self,
+            dir: FaultyDir::new(self.dir.clone(), self.plan.clone()),
+            broken: Mutex::default(),
+        };
+        let done = set.hand_over(&adopter, false);
+        if let Some(what) = adopter.broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(End::Broken(what));
+        }
+        self.background(done.map(drop))?;
+        self.live = true;
+        // Emptying the log may have answered writes that waited.
+        self.collect()?;
+        for _ in 0..6 {
+            self.guest_write(rng, 0)?;
+            self.guest_write(rng, 1)?;
+            self.guest_read(rng, 0)?;
+            self.collect()?;
+            self.direct_flush(rng)?;
+        }
+        Ok(())
+    }
+    fn verified_step(&self, set: &RestoreSet, at: &mut Verifier) -> std::result::Result<bool, End> {
+        let step = set.verify_step(at);
+        let worked = matches!(step, Ok(Step::Worked));
+        self.background(step.map(drop))?;
+        Ok(worked)
+    }
+    fn direct_flush(&mut self, rng: &mut Rng) -> std::result::Result<(), End> {
+        let set = self.set.clone().expect("a guest talks to a living process");
+        let v = rng.below(2) as usize;
+        self.background(set.volumes()[v].flush())?;
+        self.models[v].flush();
+        Ok(())
+    }
+    /// Spoils one extent of a destination behind everybody's back.
+    pub fn spoil(&self, v: usize, extent: u64) {
+        self.disks[v].write_at(extent * EXTENT, &[0x55; 512]).expect("a disk in memory");
+    }
+    /// How many extents a verification mended.
+    pub fn mended(&self) -> u64 {
+        self.set.as_ref().map_or(0, |s| s.status().mended)
+    }
+
     /// The whole volume through the front door. The holder answers inline for it.
     fn read_all(&mut self, v: usize) -> std::result::Result<Vec<u8>, String> {
         self.holders[v].answer_inline();
@@ -450,7 +560,7 @@ impl World {
                 set.fetch(v, &(0..n).collect::<Vec<_>>());
                 self.background(set.write_zeros(v, ExtentRange { start: 0, end: n }).map(drop))?;
             }
-            while set.work_step() == rekindle_engine::restore::Step::Worked {}
+            while set.work_step() == Step::Worked {}
             self.background(set.log_step().map(drop))?;
             for _ in 0..8 {
                 self.background(set.mover_step(true).map(drop))?;

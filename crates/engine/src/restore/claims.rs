@@ -144,6 +144,17 @@ impl Claims {
         let chunk = self.chunks[(extent / CHUNK) as usize].get();
         chunk.map_or(0, |c| c.mark[(extent % CHUNK) as usize].load(Acquire))
     }
+    /// Every marked extent, ascending, with its mark.
+    pub fn each_marked(&self, mut each: impl FnMut(u64, u8)) {
+        for (i, chunk) in self.chunks.iter().enumerate() {
+            for (j, mark) in chunk.get().into_iter().flat_map(|c| c.mark.iter()).enumerate() {
+                match mark.load(Acquire) {
+                    0 => {}
+                    m => each(i as u64 * CHUNK + j as u64, m),
+                }
+            }
+        }
+    }
     /// All marks of a page, for its durable copy.
     pub fn marks_of(&self, page: u64, out: &mut [u8]) {
         match self.chunks[page as usize].get() {

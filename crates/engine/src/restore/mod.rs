@@ -2,23 +2,27 @@
 
 mod claims;
 mod fetch;
+mod handover;
 mod mover;
 mod pages;
 mod parts;
 mod plan;
 mod set;
 mod target;
+mod verify;
 mod volume;
 mod waiting;
 mod write_log;
 
 pub use fetch::FetchObserver;
+pub use handover::{Adopt, HandOver, Settling, clear};
 pub use mover::{MoverPace, Step};
-pub use parts::GuestUse;
+pub use parts::{GuestUse, Uncache};
 pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
 pub use set::{
     NewVolume, RestoreOptions, RestoreSet, RestoreState, RestoreStatus, VolumeParts, VolumeStatus,
 };
+pub use verify::Verifier;
 pub use volume::RestoreVolume;
 pub use write_log::LogLimits;
 

@@ -8,7 +8,7 @@ use rekindle_io::logfile::{LogDir, TwoSlot};
 use rekindle_io::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
 
-const NAME: &str = "restore";
+pub(super) const NAME: &str = "restore";
 const BODY_MAX: usize = 256 << 10;
 const FORMAT: u32 = 1;
 

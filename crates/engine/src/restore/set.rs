@@ -10,7 +10,7 @@ use super::fetch::{FetchObserver, Work};
 use super::lock;
 use super::mover::{Mover, MoverPace, Step};
 use super::pages::Pages;
-use super::parts::{GuestUse, Health, Parts, Signal, Volume};
+use super::parts::{GuestUse, Health, Parts, Signal, Uncache, Volume};
 use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
 use super::target::Target;
 use super::volume::RestoreVolume;
@@ -37,6 +37,8 @@ pub struct VolumeParts {
     pub fresh: bool,
     /// Counts the guest's use.
     pub usage: Option<Arc<dyn GuestUse>>,
+    /// For a destination behind the page cache: drops its pages, so that verification reads the medium.
+    pub uncache: Option<Uncache>,
 }
 
 /// A volume to restore.
@@ -589,6 +591,7 @@ fn open_volume(
         pages: Mutex::new(pages),
         flights: Mutex::default(),
         usage: v.usage,
+        uncache: v.uncache,
         settled: OnceLock::new(),
     })
 }

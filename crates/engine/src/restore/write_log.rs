@@ -239,7 +239,7 @@ impl WriteLog {
 
     /// The most data of one item: a larger write comes as several.
     pub fn record_max(&self) -> u64 {
-        RECORD_DATA_MAX.min((self.limits.segment_bytes - SEGMENT_START) / 4 & !511)
+        RECORD_DATA_MAX.min(((self.limits.segment_bytes - SEGMENT_START) / 4) & !511)
     }
     /// Appends `items` in order and calls `enter` for each when its record is whole, before it can be answered and under
     /// the lock that orders writes. Stops at the first that finds no room; returns how many were appended.

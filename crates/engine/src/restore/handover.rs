@@ -1,0 +1,202 @@
+//! The hand-over: the restored set becomes a live one, on its destinations, while it is served (cutover *settled*).
+//!
+//! | step | durable then | crash behind it |
+//! |---|---|---|
+//! | move and settle until little is left in the log, while serving | | restoring |
+//! | hold new requests; let running ones end | | restoring |
+//! | the mover empties the log, the destinations are flushed | data, state, marks | restoring |
+//! | first and last MiB go into the destinations, flushed | the whole volume | restoring: the edges file still counts |
+//! | the live side makes its state: tracking from the moment on, the guest's extents marked | activity log | restoring: it is made anew the next time |
+//! | the record says live | **the switch** | live: log and state are never read again |
+//! | requests go to the live volumes | | live |
+//!
+//! Nothing is written to a destination directly before the record is durable. If a step fails before it, the restore goes
+//! on where it was; if the record itself fails, nobody knows which of the two a crash would find, so it stays failed until
+//! it is opened again.
+
+use super::lock;
+use super::mover::Step;
+use super::parts::Volume;
+use super::plan::Phase;
+use super::set::RestoreSet;
+use super::write_log::WriteLog;
+use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
+use rekindle_io::block::Block;
+use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::Ordering::*;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+/// What the live side needs of one volume.
+pub struct Settling {
+    /// Label inside the set.
+    pub name: String,
+    /// Identity for life.
+    pub volume: Uuid,
+    /// The moment it was restored to: generation 0 of `tracking`.
+    pub moment: Uuid,
+    /// The history its generations count in; fresh since the restore began.
+    pub tracking: Uuid,
+    /// The open generation: what the next write is marked with.
+    pub generation: Generation,
+    /// Its shape.
+    pub geometry: Geometry,
+    /// The destination, flushed, complete: serve it as it is, do not open it again.
+    pub device: Arc<dyn Block>,
+    /// Where that is.
+    pub destination: String,
+    /// Extents the guest changed, ascending, with the generation of the last change. All others are as the moment has
+    /// them, so that the next backup is incremental to it.
+    pub marks: Vec<(ExtentRange, Generation)>,
+}
+
+/// Makes live volumes out of restored ones.
+pub trait Adopt {
+    /// Makes the live state of all volumes durable, replacing what an earlier attempt left, and returns the devices that
+    /// serve from now on. Writes nothing to the destinations.
+    fn adopt(&self, volumes: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>>;
+}
+
+/// What a hand-over did, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HandOver {
+    /// How long requests were held.
+    pub pause: Duration,
+    /// Bytes the log had in use when they were.
+    pub log_bytes: u64,
+    /// Everything had been read back before.
+    pub verified: bool,
+}
+
+/// The pause begins when the log holds no more than this (or after a few rounds, if the guest writes faster).
+const SMALL: u64 = 32 << 20;
+/// Steps of the mover that empty any log; more means that something is wrong.
+const STEPS_MAX: u32 = 1 << 20;
+
+impl RestoreSet {
+    /// Hands the set over to `adopt`. Complete it must be; verified too, unless `unverified` says that the caller was told.
+    /// Returns when the volumes are served live; the devices an export holds stay the same objects.
+    pub fn hand_over(&self, adopt: &dyn Adopt, unverified: bool) -> Result<HandOver> {
+        let verified = lock(&self.plan).1.verified;
+        let (absent, zero) = self.missing();
+        if absent + zero > 0 {
+            let what = format!("not complete: {} extents are not in the destination yet", absent + zero);
+            return Err(Error::new(Kind::Busy, what));
+        }
+        if !verified && !unverified {
+            return Err(Error::new(
+                Kind::Busy,
+                "not verified yet; the backup is let go only after verification",
+            ));
+        }
+        self.approach()?;
+        let parts = &self.parts;
+        let began = parts.clock.now();
+        let log_bytes = parts.log.used();
+        // Whoever asks from now on waits here; who is inside has ended when this returns.
+        let gate = parts.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let mut mover = lock(&self.mover);
+        let mut steps = 0;
+        while !mover.is_clean(parts) || !parts.waiting.is_empty() {
+            let _ = mover.step(parts, true)?;
+            self.log_step()?;
+            steps += 1;
+            if steps > STEPS_MAX {
+                return Err(Error::new(Kind::Busy, "the write log does not empty"));
+            }
+        }
+        let live = self.settle(adopt).inspect_err(|_| {
+            // Fill and mover go on with the edges file; the destination gets its label back before they write.
+            parts.volumes.iter().for_each(|v| v.target.not_written_back());
+        })?;
+        self.switch(live)?;
+        drop(mover);
+        drop(gate);
+        let pause = parts.clock.now().saturating_sub(began);
+        self.parts.stopping.store(true, Release);
+        self.leave_nothing();
+        Ok(HandOver { pause, log_bytes, verified })
+    }
+    /// Moves and settles while serving, so that the pause is short.
+    fn approach(&self) -> Result<()> {
+        for _ in 0..8 {
+            let mut steps = 0;
+            while self.mover_step(true)? == Step::Worked && steps < STEPS_MAX {
+                steps += 1;
+            }
+            if self.parts.log.used() <= SMALL {
+                break;
+            }
+        }
+        Ok(())
+    }
+    /// With everything held and the log empty: the destinations become whole, the live side makes its state.
+    fn settle(&self, adopt: &dyn Adopt) -> Result<Vec<Arc<dyn Block>>> {
+        for v in &self.parts.volumes {
+            // A destination that fails here is failed for the mover too.
+            let done = v.target.flush().and_then(|()| v.target.write_back());
+            done.inspect_err(|e| self.parts.fail(e.clone().at(&v.name)))?;
+        }
+        let plan = lock(&self.plan).1.clone();
+        let mut settling = Vec::new();
+        for (v, p) in self.parts.volumes.iter().zip(&plan.volumes) {
+            settling.push(Settling {
+                name: v.name.clone(),
+                volume: p.volume()?,
+                moment: p.moment()?,
+                tracking: p.tracking()?,
+                generation: Generation(u16::from(plan.generation)),
+                geometry: v.geometry,
+                device: v.target.block().clone(),
+                destination: p.destination.clone(),
+                marks: marks(v),
+            });
+        }
+        let live = adopt.adopt(settling)?;
+        assert_eq!(live.len(), self.parts.volumes.len(), "one live device for each volume");
+        Ok(live)
+    }
+    /// The record, and then the first direct write may come.
+    fn switch(&self, live: Vec<Arc<dyn Block>>) -> Result<()> {
+        let mut plan = lock(&self.plan);
+        plan.1.phase = Phase::Live;
+        if let Err(e) = plan.0.store(&plan.1) {
+            plan.1.phase = Phase::Restoring;
+            self.parts.fail(e.clone().at("hand-over record"));
+            return Err(e);
+        }
+        for (v, device) in self.parts.volumes.iter().zip(live) {
+            assert!(v.settled.set(device).is_ok(), "a volume is handed over once");
+        }
+        Ok(())
+    }
+    /// Log, state and edges are void: they go. A failure costs space only, `clear` does it again.
+    fn leave_nothing(&self) {
+        if let Err(e) = WriteLog::remove(&*self.state) {
+            tracing::warn!("{}: what the restore left could not be removed: {e}", self.state.place());
+        }
+    }
+}
+
+/// Removes what a restore left in its folder: after a hand-over was recorded, or to give a restore up.
+pub fn clear(state: &dyn rekindle_io::logfile::LogDir) -> Result<()> {
+    for name in state.names()? {
+        if ["log-", "state-", "edges-"].iter().any(|p| name.starts_with(p)) {
+            state.remove(&name)?;
+        }
+    }
+    // The record last: until it is gone the folder says what it was.
+    state.sync_names()?;
+    state.remove(super::plan::NAME)?;
+    state.sync_names()
+}
+
+/// Runs of extents with the same mark.
+pub(super) fn marks(v: &Volume) -> Vec<(ExtentRange, Generation)> {
+    let mut out: Vec<(ExtentRange, Generation)> = Vec::new();
+    v.claims.each_marked(|e, mark| match out.last_mut() {
+        Some((r, g)) if r.end == e && g.0 == u16::from(mark) => r.end = e + 1,
+        _ => out.push((ExtentRange { start: e, end: e + 1 }, Generation(u16::from(mark)))),
+    });
+    out
+}

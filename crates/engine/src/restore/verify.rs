@@ -1,0 +1,196 @@
+//! Verification: after completion every extent the guest did not write is read back from the destination, its cached
+//! pages dropped first, and compared with what the moment holds: by its identity where the holder knows it, else by
+//! fetching it again. (At fill every frame was authenticated; this is about what the destination made of it.) Extents the
+//! guest wrote have no identity to be compared with; what the holder had of them was authenticated when it was merged.
+//!
+//! An extent that differs is fetched again, written under its claim, and read once more after a flush; if it differs
+//! then, the destination does not keep what is written to it, and that is the end. Background work with a share of its own:
+//! the caller steps it as slowly as it likes.
+
+use super::lock;
+use super::mover::Step;
+use super::parts::Volume;
+use super::set::RestoreSet;
+use rekindle_core::hydrate::Place;
+use rekindle_core::volume::ByteRange;
+use rekindle_io::block::Allocation;
+use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
+use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::Ordering::*;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How far a verification is. Starts again from the beginning after a restart.
+#[derive(Default)]
+pub struct Verifier {
+    volume: usize,
+    extent: u64,
+    again: Vec<(usize, u64)>,
+    /// Bytes read back and right.
+    pub verified_bytes: u64,
+    /// Extents the guest wrote, which have nothing to be compared with.
+    pub skipped: u64,
+    /// Extents that differed and were written again.
+    pub mended: u64,
+}
+
+/// So many extents a step.
+const BATCH: u64 = 64;
+
+impl RestoreSet {
+    /// Verifies the next extents; `Idle` when everything is verified, which is durable then.
+    pub fn verify_step(&self, at: &mut Verifier) -> Result<Step> {
+        if !self.is_complete() {
+            return Err(Error::new(Kind::Busy, "not complete yet: there is nothing to verify against"));
+        }
+        if let Some(v) = self.parts.volumes.get(at.volume) {
+            let n = BATCH.min(v.geometry.extents() - at.extent);
+            self.verify_batch(v, at, n)?;
+            at.extent += n;
+            if at.extent == v.geometry.extents() {
+                (at.volume, at.extent) = (at.volume + 1, 0);
+            }
+            return Ok(Step::Worked);
+        }
+        self.verify_mended(at)?;
+        let mut plan = lock(&self.plan);
+        if !plan.1.verified {
+            plan.1.verified = true;
+            plan.0.store(&plan.1)?;
+        }
+        Ok(Step::Idle)
+    }
+    fn verify_batch(&self, v: &Volume, at: &mut Verifier, n: u64) -> Result<()> {
+        let first = at.extent;
+        let (start, end) =
+            (v.geometry.extent_bytes(first).start, v.geometry.extent_bytes(first + n - 1).end());
+        v.uncache(ByteRange::new(start, end - start))?;
+        let mut known = Vec::with_capacity(n as usize);
+        v.holder.presence(first, n, &mut known)?;
+        let mut bytes = Vec::new();
+        for (extent, presence) in (first..).zip(known) {
+            match verify_extent(v, extent, presence, &mut bytes)? {
+                Found::Right(n) => at.verified_bytes += n,
+                Found::Guest => at.skipped += 1,
+                Found::Wrong => {
+                    self.mend(v, extent)?;
+                    at.mended += 1;
+                    at.again.push((at.volume, extent));
+                }
+            }
+        }
+        Ok(())
+    }
+    /// Writes what the moment holds, unless the guest wrote meanwhile.
+    fn mend(&self, v: &Volume, extent: u64) -> Result<()> {
+        tracing::warn!("{}: extent {extent} of the destination is not what was written; mending it", v.name);
+        let range = v.geometry.extent_bytes(extent);
+        let mut bytes = vec![0; range.len as usize];
+        fetch_now(&v.holder, extent, &mut bytes)?;
+        let claim = v.claims.claim(extent);
+        if v.claims.marked(extent) == 0 && claim.place() == Place::Local {
+            v.target.write(range.start, &bytes)?;
+        }
+        drop(claim);
+        self.mended.fetch_add(1, Relaxed);
+        Ok(())
+    }
+    fn verify_mended(&self, at: &mut Verifier) -> Result<()> {
+        if at.again.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        for v in &self.parts.volumes {
+            if let Err(e) = v.target.flush() {
+                // A failed flush leaves the destination failed, whoever asked for it.
+                self.parts.fail(e.clone().at(format!("flush of the destination of {}", v.name)));
+                return Err(e);
+            }
+        }
+        for (volume, extent) in std::mem::take(&mut at.again) {
+            let v = &self.parts.volumes[volume];
+            v.uncache(v.geometry.extent_bytes(extent))?;
+            let stored = Presence::Stored { order: 0, stored: 0 };
+            if matches!(verify_extent(v, extent, stored, &mut bytes)?, Found::Wrong) {
+                let what =
+                    format!("{}: the destination does not keep what is written to extent {extent}", v.name);
+                let e = Error::new(Kind::Corrupt, what);
+                self.parts.fail(e.clone());
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Found {
+    Right(u64),
+    Guest,
+    Wrong,
+}
+
+fn verify_extent(v: &Volume, extent: u64, presence: Presence, bytes: &mut Vec<u8>) -> Result<Found> {
+    let range = v.geometry.extent_bytes(extent);
+    {
+        // Under the claim neither mover nor mending write here; a mark tells whether they ever brought a guest's bytes.
+        let claim = v.claims.claim(extent);
+        if v.claims.marked(extent) != 0 || claim.place() != Place::Local {
+            return Ok(Found::Guest);
+        }
+        if presence == Presence::Zero && is_hole(v, range) {
+            return Ok(Found::Right(0));
+        }
+        bytes.resize(range.len as usize, 0);
+        v.target.read(range.start, bytes)?;
+    }
+    let right = match (presence, v.holder.check(extent, bytes)?) {
+        (Presence::Zero, _) => bytes.iter().all(|b| *b == 0),
+        (_, Some(right)) => right,
+        (_, None) => {
+            let mut want = vec![0; bytes.len()];
+            fetch_now(&v.holder, extent, &mut want)?;
+            want == *bytes
+        }
+    };
+    Ok(if right { Found::Right(range.len) } else { Found::Wrong })
+}
+
+/// The destination has nothing allocated there: it reads as zeros without being read.
+fn is_hole(v: &Volume, range: ByteRange) -> bool {
+    let mut out: Vec<Allocation> = Vec::new();
+    v.target.is_plain(range)
+        && v.target.block().allocation(range, &mut out).is_ok()
+        && out.first().is_some_and(|a| a.zero && a.range.covers(&range))
+}
+
+#[derive(Default)]
+struct One {
+    came: Mutex<Option<Result<Fetched>>>,
+    bell: Condvar,
+}
+impl FetchSink for One {
+    fn fetched(&self, _: u64, what: Result<Fetched>) {
+        *lock(&self.came) = Some(what);
+        self.bell.notify_all();
+    }
+}
+
+/// Fetches one extent and waits for it, a minute at most.
+fn fetch_now(holder: &Arc<dyn Holder>, extent: u64, out: &mut [u8]) -> Result<()> {
+    let one = Arc::new(One::default());
+    let sink: Arc<dyn FetchSink> = one.clone();
+    holder.clone().fetch(&[extent], Urgency::Background, &sink);
+    let came = lock(&one.came);
+    let wait = Duration::from_secs(60);
+    let (mut came, _) =
+        one.bell.wait_timeout_while(came, wait, |c| c.is_none()).unwrap_or_else(PoisonError::into_inner);
+    match came.take() {
+        Some(Ok(Fetched::Zero)) => {
+            out.fill(0);
+            Ok(())
+        }
+        Some(Ok(Fetched::Sealed(s))) => s.open(out),
+        Some(Err(e)) => Err(e),
+        None => Err(Error::new(Kind::Unavailable, "the backup did not answer within a minute")),
+    }
+}
