@@ -6,3 +6,4 @@ pub mod backup;
 pub mod live;
 pub mod repository;
 pub mod restore;
+pub mod usage;

@@ -53,7 +53,7 @@ impl ColdStart {
     }
 }
 
-/// The order of first touches since the newest cold start, in 16 coarse ranks: 16 extents, then 16, 32, 64 and so on.
+/// The order of first reads since the newest cold start, in 16 coarse ranks: 16 extents, then 16, 32, 64 and so on.
 /// Coarse on purpose: the early part is fine, and a rank fits a nibble.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Trace {

@@ -16,9 +16,10 @@
 //! order falls back on counts. Steps are coarse (2.2 %), so small additions round up or down by a hash of extent and
 //! tick, true on average; rejected: a tick stamp per extent (wraps, and needs the bytes).
 //!
-//! **Set and score are kept apart.** The set is what was touched since the guest's last cold start; only a newer cold
-//! start ends it, and then the old set and its ranks are kept as *the set before*: a guest that dies ten seconds into
-//! its boot (crash loops do) must not take a good map with it.
+//! **Set and score are kept apart.** The set is what was touched since the guest's last cold start: by rank what was read,
+//! in the order of first reads; late what was only written (a bulk load or a log must not pass for what a start reads).
+//! Only a newer cold start ends it, and then the old set and its ranks are kept as *the set before*: a guest that dies ten
+//! seconds into its boot (crash loops do) must not take a good map with it.
 
 use crate::bytes::{Malformed, Reader, Writer};
 
@@ -123,11 +124,12 @@ impl Facts {
     pub fn is_written(&self) -> bool {
         self.flags & WRITTEN != 0
     }
-    /// Puts it into the set with `rank`, unless it is there already: the first touch counts.
+    /// Puts it into the set with `rank`; one that is there already keeps its lower rank: the first read counts.
     pub fn enter(&mut self, rank: u8) {
-        if self.flags & IN_SET == 0 {
+        let rank = rank.min(LATE);
+        if self.rank().is_none_or(|old| rank < old) {
             self.flags |= IN_SET;
-            self.ranks = self.ranks & 0xf0 | rank.min(LATE);
+            self.ranks = self.ranks & 0xf0 | rank;
         }
     }
     /// Takes in what happened in one tick. The two-tick rule: the first tick ever weighs a quarter. Scans weigh an

@@ -5,7 +5,7 @@
 //! then what was only read long ago, by score. Everything else has no place here: fill streams it in the holder's own
 //! cheap order. So the work is proportional to extents with facts, and memory to the limit, never to the volume.
 //!
-//! Equal keys go by extent: neighbours stay together, and the same map gives the same list.
+//! Scores are compared coarsely and equal keys go by extent: neighbours stay together, and the same map gives the same list.
 
 use super::facts::{Facts, LATE};
 use crate::volume::ExtentRange;
@@ -82,7 +82,7 @@ impl FromStr for Order {
 
 const HINTED: u64 = 4 << 56;
 
-/// Class, rank, then score and rate, most first.
+/// Class, rank, then score, most first.
 fn auto_key(f: &Facts) -> Option<u64> {
     if f.is_empty() {
         return None;
@@ -94,8 +94,9 @@ fn auto_key(f: &Facts) -> Option<u64> {
         _ if f.is_written() => (3, 0),
         _ => (5, 0),
     };
-    let most_first = |raw: u32| u64::from((1 << 24) - 1 - raw);
-    Some(class << 56 | u64::from(rank) << 48 | most_first(f.score.raw()) << 24 | most_first(f.rate.raw()))
+    // Whole octaves in a rank, quarters of one elsewhere: finer steps are noise, and would tear neighbours apart.
+    let octaves = if class < 2 { f.score.raw() >> 5 } else { f.score.raw() >> 3 };
+    Some(class << 56 | u64::from(rank) << 48 | u64::from((1 << 24) - octaves))
 }
 
 /// Collects the best `limit` extents by their facts, in memory bounded by the limit.
@@ -184,7 +185,7 @@ mod tests {
             (4, ranked(1, 2, true)),
             (5, ranked(1, 9, false)),
             (6, ranked(1, 0, false)),
-            (7, facts(0, 3, 900)),
+            (7, facts(0, 3, 9_000)),
             (8, ranked(1, LATE, true)),
             (9, Facts::default()),
         ];

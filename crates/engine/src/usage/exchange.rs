@@ -1,0 +1,165 @@
+//! Usage on its way: into a snapshot, out of one into a restored volume, from a drill back to the production map, from
+//! other tools' traces.
+
+use super::map::{State, UsageMap};
+use rekindle_core::usage::{
+    Facts, PageFacts, PageHead, PageId, Summary, TICK_MS, Trace, Traced, decode_page, empty_page, encode_page,
+};
+use rekindle_core::volume::Uuid;
+use rekindle_io::{Error, Kind, Result};
+
+/// What a snapshot keeps beside the pages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UsageSnapshot {
+    /// The encoded summary: store it, and pass it to the next snapshot.
+    pub summary: Vec<u8>,
+    /// The pages emitted are all there are; else pages not emitted are those of the parent.
+    pub is_whole: bool,
+}
+
+/// What came over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Inherited {
+    /// Pages taken.
+    pub pages: u64,
+    /// Pages that were damaged or of something else: their extents begin unknown.
+    pub damaged: u64,
+}
+
+impl UsageMap {
+    /// Emits the pages that changed since the snapshot with the summary `parent` (all, if that was of another map or
+    /// cannot be read), ascending. A page is a few KiB, at most 17.
+    pub fn snapshot(
+        &self,
+        parent: Option<&[u8]>,
+        emit: &mut dyn FnMut(u64, Vec<u8>) -> Result<()>,
+    ) -> Result<UsageSnapshot> {
+        let summary = self.summary();
+        let parent =
+            parent.and_then(|p| Summary::decode(self.volume, p).ok()).filter(|p| p.map == summary.map);
+        let mut facts = empty_page();
+        // A page at a time is locked, never across `emit`: it may wait for a store. A page folded again meanwhile is newer
+        // than the summary; it will simply count as changed next time too.
+        for index in self.changed_pages(parent.map_or(0, |p| p.stamp))? {
+            if let Some(head) = self.load_as_is(&mut self.state(), index, &mut facts)? {
+                let id = PageId { volume: self.volume, extent: self.geometry.extent, index };
+                emit(index, encode_page(&id, head, &facts))?;
+            }
+        }
+        Ok(UsageSnapshot { summary: summary.encode(), is_whole: parent.is_none() })
+    }
+    /// Pages with a stamp above `after`, ascending.
+    fn changed_pages(&self, after: u64) -> Result<Vec<u64>> {
+        let mut s = self.state();
+        self.load_stamps(&mut s)?;
+        let stamps = s.stamps.as_deref().unwrap_or_default().iter().zip(0..);
+        Ok(stamps.filter(|(stamp, _)| **stamp > after).map(|(_, index)| index).collect())
+    }
+    fn load_stamps(&self, s: &mut State) -> Result<()> {
+        if s.stamps.is_none() {
+            let used = s.file.used()?;
+            let mut stamps = vec![0; s.file.pages() as usize];
+            for index in 0..used {
+                stamps[index as usize] = s.file.stamp(index)?;
+            }
+            s.stamps = Some(stamps);
+        }
+        Ok(())
+    }
+
+    /// Goes on with the usage of a snapshot: call on a new map, before it is served. `source` is the volume whose map it
+    /// was (the same, except for a clone). Whatever is damaged is left out.
+    pub fn inherit(
+        &self,
+        source: Uuid,
+        summary: &[u8],
+        pages: &mut dyn Iterator<Item = (u64, Vec<u8>)>,
+    ) -> Result<Inherited> {
+        let from = Summary::decode(source, summary).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
+        let mut s = self.state();
+        self.adopt_summary(&mut s, &from);
+        let mut came = Inherited::default();
+        let mut facts = empty_page();
+        for (index, bytes) in pages {
+            let id = PageId { volume: source, extent: self.geometry.extent, index };
+            match decode_page(&id, &bytes, &mut facts) {
+                Ok(head) if index < s.file.pages() => {
+                    facts.iter_mut().for_each(|f| f.age(head.cold_starts, from.cold_starts));
+                    self.store(&mut s, index, &facts)?;
+                    came.pages += 1;
+                }
+                _ => came.damaged += 1,
+            }
+        }
+        self.put_summary(&mut s)?;
+        Ok(came)
+    }
+
+    /// Takes over the trace of a drill (or another restore of this very data) as the newest cold start: its ranks; our set
+    /// becomes the set before. Its counts are not usage of production and stay behind.
+    pub fn merge_trace(
+        &self,
+        source: Uuid,
+        summary: &[u8],
+        pages: &mut dyn Iterator<Item = (u64, Vec<u8>)>,
+    ) -> Result<Inherited> {
+        let from = Summary::decode(source, summary).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
+        let mut s = self.state();
+        let (extents, since_ms, rank_ms) = (from.trace_extents, from.since_start_ms, from.rank_ms);
+        self.adopt_trace(&mut s, Trace { extents, since_ms, rank_ms });
+        let mut came = Inherited::default();
+        let (mut theirs, mut ours) = (empty_page(), empty_page());
+        for (index, bytes) in pages {
+            let id = PageId { volume: source, extent: self.geometry.extent, index };
+            match decode_page(&id, &bytes, &mut theirs) {
+                Ok(head) if index < s.file.pages() => {
+                    self.load(&mut s, index, &mut ours)?;
+                    if enter_trace(&mut ours, &mut theirs, head, from.cold_starts) {
+                        self.store(&mut s, index, &ours)?;
+                    }
+                    came.pages += 1;
+                }
+                _ => came.damaged += 1,
+            }
+        }
+        self.put_summary(&mut s)?;
+        Ok(came)
+    }
+
+    /// Takes operations of another tool's trace as if they had just been served; give them in order of time. `clock` keeps
+    /// the trace's time between calls and starts at 0.
+    pub fn import(&self, op: Traced, clock_ms: &mut u64) {
+        let passed = op.at_ms.saturating_sub(*clock_ms);
+        if passed >= 1000 {
+            let mut s = self.state();
+            for step in steps(passed) {
+                self.pass(&mut s, step);
+            }
+            *clock_ms = op.at_ms;
+        }
+        if op.range.start.checked_add(op.range.len).is_some_and(|end| end <= self.geometry.size) {
+            if op.is_read { self.read(op.range) } else { self.write(op.range) }
+        }
+    }
+}
+
+/// A long pause of a trace in steps of a tick, so that what came before it is folded where it belongs.
+fn steps(ms: u64) -> impl Iterator<Item = u64> {
+    let whole = ms / TICK_MS;
+    // After a day of pause the rest changes nothing that anyone could tell.
+    std::iter::repeat_n(TICK_MS, whole.min(8640) as usize).chain([ms % TICK_MS])
+}
+
+/// Copies the ranks of their newest start; true: something changed.
+fn enter_trace(ours: &mut PageFacts, theirs: &mut PageFacts, head: PageHead, cold_starts: u32) -> bool {
+    let mut changed = false;
+    for (our, their) in ours.iter_mut().zip(theirs.iter_mut()) {
+        their.age(head.cold_starts, cold_starts);
+        if let Some(rank) = their.rank() {
+            let before: Facts = *our;
+            our.enter(rank);
+            changed |= *our != before;
+        }
+    }
+    changed
+}

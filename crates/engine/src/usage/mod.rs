@@ -1,0 +1,15 @@
+//! The usage map of served volumes: facts counted on the hot path, kept in a small file, carried by snapshots (DESIGN 5).
+//!
+//! Where the bytes are: `touches` (memory, hot path) -> `map` (folds once a tick of served time) -> `file` (slots of the
+//! facts file) -> `exchange` (snapshot pages, inheritance, drills, imported traces). What is decided is in
+//! `rekindle_core::usage`.
+
+mod exchange;
+mod file;
+mod map;
+#[cfg(test)]
+mod tests;
+mod touches;
+
+pub use exchange::{Inherited, UsageSnapshot};
+pub use map::{FOLD_PAGES, Opened, UsageMap};

@@ -1,0 +1,301 @@
+//! The whole map against a plain model, through crashes, damage and full disks, on folders in memory.
+
+use super::*;
+use rekindle_core::usage::{Facts, LATE, Order, TICK_MS, Traced};
+use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry, Uuid};
+use rekindle_io::logfile::{LogDir, MemDir};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+const EXTENT: u64 = 1 << 16;
+const VOLUME: Uuid = Uuid([5; 16]);
+
+fn geometry(extents: u64) -> Geometry {
+    Geometry::new(extents * EXTENT, ExtentBytes::DEFAULT, 512, 4096).unwrap()
+}
+struct World {
+    dir: Arc<MemDir>,
+    map: Arc<UsageMap>,
+    now: Duration,
+}
+impl World {
+    fn new(extents: u64) -> Self {
+        let dir = MemDir::new();
+        let map = UsageMap::open(&*dir, "usage", VOLUME, geometry(extents)).unwrap();
+        map.served(Duration::ZERO);
+        World { dir, map, now: Duration::ZERO }
+    }
+    fn reopen(&mut self) {
+        let extents = self.map.geometry().extents();
+        self.map = UsageMap::open(&*self.dir, "usage", VOLUME, geometry(extents)).unwrap();
+        self.map.served(self.now);
+    }
+    fn serve(&mut self, ms: u64) {
+        for _ in 0..ms / 1000 {
+            self.now += Duration::from_secs(1);
+            self.map.served(self.now);
+        }
+    }
+    fn read(&self, extent: u64) {
+        self.map.read(ByteRange::new(extent * EXTENT + 4096, 4096));
+    }
+    fn write(&self, extent: u64) {
+        self.map.write(ByteRange::new(extent * EXTENT + 8192, 512));
+    }
+    fn facts(&self) -> BTreeMap<u64, Facts> {
+        facts(&self.map)
+    }
+}
+fn facts(map: &UsageMap) -> BTreeMap<u64, Facts> {
+    let mut all = BTreeMap::new();
+    map.visit(&mut |e, f| assert!(all.insert(e, *f).is_none(), "{e} twice")).unwrap();
+    all
+}
+fn pages(map: &UsageMap, parent: Option<&[u8]>) -> (UsageSnapshot, BTreeMap<u64, Vec<u8>>) {
+    let mut all = BTreeMap::new();
+    let emit = &mut |index, bytes| {
+        all.insert(index, bytes);
+        Ok(())
+    };
+    let snapshot = map.snapshot(parent, emit).unwrap();
+    (snapshot, all)
+}
+
+#[test]
+fn counts_are_exact_whatever_the_folds() {
+    let mut w = World::new(5000);
+    let mut model: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+    let mut seed = 9u64;
+    for step in 0..3000u64 {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let extent = if step % 3 == 0 { 4999 } else { (seed >> 33) % 5000 };
+        if seed >> 62 == 0 {
+            w.write(extent);
+            model.entry(extent).or_default().1 += 1;
+        } else {
+            w.read(extent);
+            model.entry(extent).or_default().0 += 1;
+        }
+        if step % 97 == 0 {
+            w.serve(7_000);
+        }
+        if step % 1000 == 999 {
+            w.map.close().unwrap();
+            w.reopen();
+        }
+    }
+    let got: BTreeMap<u64, (u32, u32)> = w.facts().iter().map(|(e, f)| (*e, (f.reads, f.writes))).collect();
+    assert_eq!(got, model);
+}
+
+#[test]
+fn an_operation_counts_on_every_extent_it_touches_and_a_huge_discard_on_none() {
+    let w = World::new(5000);
+    w.map.read(ByteRange::new(EXTENT - 512, EXTENT + 1024));
+    w.map.write(ByteRange::new(0, 1024 * EXTENT));
+    w.map.write(ByteRange::new(0, 5000 * EXTENT));
+    let facts = w.facts();
+    assert_eq!(facts.len(), 1024);
+    let reads: Vec<u32> = (0..4).map(|e| facts[&e].reads).collect();
+    assert_eq!((reads, facts[&3].writes), (vec![1, 1, 1, 0], 1));
+}
+
+#[test]
+fn a_cold_start_is_seen_after_a_quiet_minute_and_ranks_what_follows() {
+    let mut w = World::new(3000);
+    w.read(7);
+    w.write(8);
+    w.serve(120_000);
+    w.map.read(ByteRange::new(0, 512));
+    for e in (100..140).rev() {
+        w.read(e);
+    }
+    w.write(8);
+    w.serve(2_000);
+    let f = w.facts();
+    assert_eq!(w.map.summary().cold_starts, 1);
+    assert_eq!(
+        (f[&0].rank(), f[&139].rank(), f[&125].rank(), f[&100].rank()),
+        (Some(0), Some(0), Some(0), Some(2))
+    );
+    assert_eq!((f[&7].rank(), f[&7].rank_before()), (None, Some(0)), "the old set is the set before");
+    assert_eq!(f[&8].rank(), Some(LATE), "written only: in the set, late");
+    let hot = w.map.hot_list(Order::Auto, &[], 100).unwrap();
+    assert_eq!((hot.len(), hot.last()), (43, Some(&8)));
+    assert!(hot[..16].iter().all(|e| *e == 0 || (124..140).contains(e)), "{hot:?}");
+}
+
+#[test]
+fn a_restart_of_the_server_is_no_cold_start_and_does_not_break_the_trace() {
+    let mut w = World::new(3000);
+    (0..20).for_each(|e| w.read(e * 3));
+    w.serve(12_000);
+    w.map.close().unwrap();
+    w.reopen();
+    w.map.read(ByteRange::new(0, 512));
+    (0..20).rev().for_each(|e| w.read(e * 3));
+    w.read(2999);
+    let f = w.facts();
+    assert_eq!(w.map.opened(), Opened::Kept);
+    assert_eq!((f[&0].rank(), f[&57].rank(), f[&2999].rank()), (Some(0), Some(1), Some(2)));
+    assert_eq!(w.map.summary().cold_starts, 0);
+}
+
+#[test]
+fn after_an_hour_first_reads_are_late() {
+    let mut w = World::new(3000);
+    w.read(1);
+    w.now += Duration::from_secs(59);
+    w.serve(1_000);
+    for _ in 0..70 {
+        w.now += Duration::from_secs(59);
+        w.read(1);
+        w.serve(1_000);
+    }
+    w.read(2);
+    let f = w.facts();
+    assert_eq!((f[&1].rank(), f[&2].rank()), (Some(0), Some(LATE)));
+}
+
+#[test]
+fn a_scan_counts_but_scores_little() {
+    let mut w = World::new(3000);
+    for _ in 0..3 {
+        (0..500).for_each(|e| w.map.read(ByteRange::new(e * EXTENT, EXTENT)));
+        (1000..1010).for_each(|e| w.read(e * 2));
+        w.serve(11_000);
+    }
+    let f = w.facts();
+    assert_eq!((f[&300].reads, f[&2000].reads), (3, 3));
+    assert!(f[&300].score < f[&2000].score && f[&300].rate == f[&2000].rate);
+    assert_eq!(
+        w.map.hot_list(Order::Score, &[], 10).unwrap(),
+        (1000..1010).map(|e| e * 2).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn snapshots_carry_changed_pages_only_and_a_restore_inherits_them() {
+    let mut w = World::new(10 * 1024);
+    (0..10).for_each(|p| w.read(p * 1024));
+    w.serve(11_000);
+    let (first, mut stored) = pages(&w.map, None);
+    assert_eq!((stored.len(), first.is_whole), (10, true));
+    let (again, none) = pages(&w.map, Some(&first.summary));
+    assert!(none.is_empty() && !again.is_whole, "an idle volume rewrites nothing");
+    w.write(3 * 1024 + 5);
+    let (second, changed) = pages(&w.map, Some(&again.summary));
+    assert_eq!(changed.keys().copied().collect::<Vec<_>>(), [3]);
+    stored.extend(changed);
+    w.map.close().unwrap();
+    w.reopen();
+    let (third, none) = pages(&w.map, Some(&second.summary));
+    assert!(none.is_empty() && !third.is_whole, "the stamp survives a restart");
+
+    let target = World::new(10 * 1024);
+    let came = target.map.inherit(VOLUME, &third.summary, &mut stored.clone().into_iter()).unwrap();
+    assert_eq!((came.pages, came.damaged), (10, 0));
+    assert_eq!(target.facts(), w.facts());
+    assert!(pages(&target.map, Some(&third.summary)).0.is_whole, "another map: its stamps do not compare");
+    target.map.cold_start();
+    target.read(77);
+    let f = target.facts();
+    assert_eq!((f[&0].rank_before(), f[&77].rank()), (Some(0), Some(0)));
+
+    let damaged = World::new(10 * 1024);
+    stored.get_mut(&4).unwrap()[60] ^= 1;
+    let came = damaged.map.inherit(VOLUME, &third.summary, &mut stored.into_iter()).unwrap();
+    assert_eq!((came.pages, came.damaged), (9, 1));
+    assert!(damaged.map.inherit(VOLUME, b"junk", &mut std::iter::empty()).is_err());
+}
+
+#[test]
+fn a_drill_gives_its_trace_and_not_its_counts() {
+    let mut w = World::new(3000);
+    (0..50).for_each(|e| w.read(e));
+    w.serve(11_000);
+    let drill = World::new(3000);
+    drill.map.cold_start();
+    [900, 3, 901].iter().for_each(|e| drill.read(*e));
+    let (snapshot, stored) = pages(&drill.map, None);
+    w.map.merge_trace(VOLUME, &snapshot.summary, &mut stored.into_iter()).unwrap();
+    w.read(40);
+    let f = w.facts();
+    assert_eq!((f[&900].rank(), f[&900].reads), (Some(0), 0));
+    assert_eq!((f[&3].rank(), f[&3].reads), (Some(0), 1));
+    assert_eq!((f[&40].rank(), f[&40].rank_before()), (Some(LATE), Some(2)));
+    assert_eq!(w.map.hot_list(Order::Auto, &[], 4).unwrap()[..3], [3, 900, 901]);
+}
+
+#[test]
+fn damage_costs_pages_or_the_map_and_says_so() {
+    let mut w = World::new(5 * 1024);
+    (0..5).for_each(|p| w.read(p * 1024));
+    w.map.close().unwrap();
+    let file = w.dir.open("usage").unwrap().unwrap();
+    file.write_at(4096 + 20_480 * 2 + 100, &[&[0xff; 8]]).unwrap();
+    w.reopen();
+    assert_eq!(w.facts().keys().copied().collect::<Vec<_>>(), [0, 1024, 3072, 4096]);
+    assert!(w.map.trouble().1 > 0);
+    w.read(2 * 1024);
+    assert_eq!(w.facts().len(), 5, "the page begins again");
+    w.map.close().unwrap();
+    file.write_at(0, &[&[0; 4096]]).unwrap();
+    w.reopen();
+    assert!(matches!(w.map.opened(), Opened::Lost(_)));
+    assert!(w.facts().is_empty());
+    w.read(1);
+    assert_eq!(w.facts().len(), 1);
+}
+
+#[test]
+fn imported_traces_are_usage() {
+    let w = World::new(3000);
+    let mut clock = 0;
+    for i in 0..100u64 {
+        let range = ByteRange::new(i % 10 * EXTENT, 4096);
+        w.map.import(Traced { at_ms: i * 1000, range, is_read: true }, &mut clock);
+    }
+    w.map.import(Traced { at_ms: 99_000, range: ByteRange::new(u64::MAX - 1, 1), is_read: true }, &mut clock);
+    let f = w.facts();
+    assert_eq!((f.len(), f[&3].reads), (10, 10));
+    assert_eq!(w.map.summary().tick, (99_000 / TICK_MS) as u32);
+}
+
+#[test]
+fn a_guest_that_touches_everything_writes_a_bounded_number_of_pages_a_tick() {
+    let extents = (FOLD_PAGES as u64 + 500) * 1024;
+    let mut w = World::new(extents);
+    for p in 0..extents / 1024 {
+        w.read(p * 1024 + 1);
+    }
+    w.now += Duration::from_secs(10);
+    w.read(1);
+    w.map.served(w.now);
+    let used = w.dir.allocated_bytes();
+    assert!(used < 2 * FOLD_PAGES as u64 * 4096 + 8192, "{used}");
+    assert_eq!(w.facts().len() as u64, extents / 1024, "the rest waited");
+}
+
+/// Cost of a report: printed, and bounded generously (dev builds and shared machines are slow).
+#[test]
+fn a_report_costs_nanoseconds() {
+    let w = World::new(1 << 20);
+    let mut seed = 1u64;
+    let mut random = move || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (seed >> 33) % (1 << 24) * 4096
+    };
+    let rounds = if cfg!(debug_assertions) { 300_000 } else { 20_000_000 };
+    let base = std::time::Instant::now();
+    let sum: u64 = (0..rounds).map(|_| std::hint::black_box(random())).fold(0, u64::wrapping_add);
+    let base = base.elapsed();
+    let began = std::time::Instant::now();
+    for _ in 0..rounds {
+        w.map.read(ByteRange::new(std::hint::black_box(random()), 4096));
+    }
+    let cost = (began.elapsed().saturating_sub(base)).as_nanos() as f64 / rounds as f64;
+    println!("usage: {cost:.1} ns a random 4 KiB read over 64 GiB ({sum:x})");
+    assert!(cost < 2_000.0, "{cost} ns");
+}
