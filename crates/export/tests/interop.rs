@@ -4,6 +4,8 @@
 //! every client also meets replies out of order. A missing program fails its test and names its package;
 //! REKINDLE_TESTS_SKIP_MISSING=1 skips instead, aloud.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::*;

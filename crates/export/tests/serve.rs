@@ -1,5 +1,7 @@
 //! The server through our own client: every mode, every command, answers now, late and mixed; ends of all kinds.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use common::*;

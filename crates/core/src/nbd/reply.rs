@@ -90,12 +90,18 @@ pub fn put_error(mode: Mode, out: &mut Vec<u8>, cookie: u64, offset: u64, errno:
         out.extend_from_slice(&simple(cookie, errno as u32));
         return;
     }
-    let message = &message[..message.floor_char_boundary(512)];
+    let message = shortened(message);
     let mut payload = Vec::with_capacity(6 + message.len());
     payload.extend_from_slice(&(errno as u32).to_be_bytes());
     payload.extend_from_slice(&(message.len() as u16).to_be_bytes());
     payload.extend_from_slice(message.as_bytes());
     put_chunk(mode, out, REPLY_FLAG_DONE, REPLY_ERROR, cookie, offset, &payload);
+}
+
+/// At most 512 bytes of a text, not cutting a character.
+pub(super) fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(512)).rev().find(|i| text.is_char_boundary(*i));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Appends the answer to a block status request.

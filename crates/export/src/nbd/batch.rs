@@ -177,7 +177,9 @@ impl Batch {
             if let Some(op) = slot.op(input, here, terms) {
                 slot.submitted = true;
                 self.token += 1;
-                requests.push(Request { token: self.token, offset: slot.raw.offset, op });
+                // A flush has no place, whatever its client wrote there.
+                let offset = if matches!(op, Op::Flush) { 0 } else { slot.raw.offset };
+                requests.push(Request { token: self.token, offset, op });
             }
         }
         self.answers.clear();

@@ -1,5 +1,6 @@
 //! What the tests share: a memory device whose answers can be late, stalled or failing, and a server around it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "not every test file uses every helper")]
 
 use rekindle_core::nbd::Mode;
@@ -26,6 +27,8 @@ pub enum Manner {
     Stalled,
     /// At once, with this error.
     Failing(Kind),
+    /// A bug in a device.
+    Panicking,
 }
 
 /// A device in memory.
@@ -46,6 +49,8 @@ pub struct Disk {
     pub caches: AtomicU64,
     pub zeroes: Mutex<Vec<(u64, u64, bool, bool)>>,
     pub slow_zero: AtomicBool,
+    /// Requests outside the contract of the port, which the server must never let through.
+    pub violations: AtomicU64,
     me: std::sync::Weak<Disk>,
 }
 
@@ -81,6 +86,7 @@ impl Disk {
             caches: AtomicU64::new(0),
             zeroes: Mutex::default(),
             slow_zero: AtomicBool::new(false),
+            violations: AtomicU64::new(0),
             me: me.clone(),
         })
     }
@@ -199,12 +205,19 @@ impl Block for Disk {
         for r in batch {
             self.seen.fetch_add(1, Ordering::Relaxed);
             let range = r.range();
-            assert!(range.end() <= self.info.size, "the server checks ranges");
-            assert_eq!((range.start | range.len) % u64::from(self.info.logical_block), 0, "and alignment");
+            let block = u64::from(self.info.logical_block);
+            let inside = range.start.checked_add(range.len).is_some_and(|end| end <= self.info.size);
+            let writes = matches!(r.op, Op::Write { .. } | Op::Zero { .. } | Op::Trim { .. });
+            if !inside || (range.start | range.len) % block != 0 || (writes && self.info.read_only) {
+                self.violations.fetch_add(1, Ordering::Relaxed);
+                answers.push(Answer::Done(Err(Error::new(Kind::Invalid, "outside the contract"))));
+                continue;
+            }
             let late = match manner {
                 Manner::Now => false,
                 Manner::Late | Manner::Stalled => true,
                 Manner::Mixed => self.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1,
+                Manner::Panicking => panic!("on purpose"),
                 Manner::Failing(kind) => {
                     answers.push(Answer::Done(Err(Error::new(kind, "failing on purpose"))));
                     continue;
