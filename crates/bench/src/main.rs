@@ -7,6 +7,7 @@
 mod backup_guest;
 mod copies;
 mod flush;
+mod growth;
 mod nbd;
 mod null;
 mod rig;
@@ -59,6 +60,8 @@ enum Verb {
     Flush(Timed),
     /// What a guest notices of a backup; a backup of nothing
     BackupGuest(Timed),
+    /// First byte, listing, planning, incremental and memory from small disks to 16 TiB
+    Growth(GrowthArgs),
     /// Tiny versions of every benchmark, judging nothing by time
     Smoke,
     /// Every benchmark in turn
@@ -171,6 +174,17 @@ impl Timed {
 }
 
 #[derive(Args)]
+struct GrowthArgs {
+    #[command(flatten)]
+    output: Output,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Sizes of the disks
+    #[arg(long, value_delimiter = ',', default_value = "1,64,1024,16384")]
+    gib: Vec<u64>,
+}
+
+#[derive(Args)]
 struct LoadArgs {
     /// The Unix socket of an NBD server
     socket: PathBuf,
@@ -226,6 +240,11 @@ fn main() -> ExitCode {
         }
         Verb::Flush(args) => flush_cost(&args),
         Verb::BackupGuest(args) => backup_guest(&args),
+        Verb::Growth(args) => {
+            let size =
+                growth::Size { rounds: args.rounds, disks: args.gib.iter().map(|g| g << 30).collect() };
+            growth::run(&size, &Report::new(args.output.report))
+        }
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
     };

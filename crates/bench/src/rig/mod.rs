@@ -10,6 +10,7 @@ pub mod report;
 pub mod scene;
 pub mod servers;
 pub mod svg;
+pub mod synthetic;
 
 /// A folder that goes when the benchmark ends; where the files of a measurement lie.
 pub fn workspace(prefix: &str) -> crate::Result<tempfile::TempDir> {
