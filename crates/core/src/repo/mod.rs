@@ -22,6 +22,9 @@ pub mod place;
 pub mod session;
 mod varint;
 
+#[cfg(test)]
+mod golden;
+
 pub use commit::{Checkpoint, Commit, VolumeRecord};
 pub use config::{Cipher, Config};
 pub use frame::FrameKind;

@@ -20,6 +20,8 @@ pub(super) enum Created {
 
 /// How often an ambiguous answer is resolved by reading back before the error is passed on.
 const ATTEMPTS: u32 = 5;
+/// The first pause between attempts; doubled each time.
+const PAUSE: Duration = if cfg!(test) { Duration::from_micros(1) } else { Duration::from_millis(10) };
 
 /// Creates `name` and finds out who won. The bytes must carry something random of ours (a token, a nonce), so that equal
 /// bytes mean our own attempt whose answer was lost. An ambiguous answer is never taken for another outcome: the object is
@@ -59,17 +61,17 @@ fn create_by(
             Ok(theirs) if ours(&theirs) => return Ok(Created::Won),
             Ok(theirs) => return Ok(Created::Lost(theirs)),
             // Absent: the first try did not land, or not yet. The same bytes again are right in both cases.
-            Err(RepoError::Store(e)) if e.kind == Kind::Gone && attempt < ATTEMPTS => (),
-            Err(RepoError::Store(e))
-                if matches!(e.kind, Kind::Retry | Kind::Unavailable) && attempt < ATTEMPTS =>
-            {
-                ()
-            }
+            Err(RepoError::Store(e)) if passing(e.kind) && attempt < ATTEMPTS => (),
             Err(e) => return Err(error.map_or(e, RepoError::Store)),
         }
+        std::thread::sleep(PAUSE * (1 << attempt));
         attempt += 1;
-        std::thread::sleep(Duration::from_millis(5 << attempt));
     }
+}
+
+/// Reading back told nothing yet: nothing is there, or the store did not answer.
+fn passing(kind: Kind) -> bool {
+    matches!(kind, Kind::Gone | Kind::Retry | Kind::Unavailable)
 }
 
 /// Seals and creates a small object.

@@ -131,8 +131,10 @@ fn read_config(store: &dyn Store) -> Result<Config> {
     })
 }
 
+type Slots = Vec<(Uuid, KeySlot)>;
+
 /// All slots that can be read, and the first that cannot.
-fn slots(store: &dyn Store) -> Result<(Vec<(Uuid, KeySlot)>, Option<RepoError>)> {
+fn slots(store: &dyn Store) -> Result<(Slots, Option<RepoError>)> {
     let (mut good, mut bad) = (Vec::new(), None);
     for entry in store.list_all(names::KEYS)? {
         let Ok(uuid) = entry.name[names::KEYS.len()..].parse::<Uuid>() else { continue };

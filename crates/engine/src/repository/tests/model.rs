@@ -104,7 +104,12 @@ fn check(repo: &Repository, model: &[u32], snapshot: &Snapshot) {
     let stored = model.iter().filter(|t| **t != 0).count() as u64;
     assert_eq!(holder.volume().stored_extents, stored);
     let mut seen = 0;
-    holder.for_each_stored(&mut |_, _| Ok(seen += 1)).unwrap();
+    holder
+        .for_each_stored(&mut |_, _| {
+            seen += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(seen, stored);
 }
 
@@ -149,7 +154,8 @@ fn history(extents: u64, steps: &[Vec<Change>], shuffle: bool) {
         assert_eq!(found.extents, differ);
     }
     if let Some((model, s)) = done.last() {
-        let image: Vec<u8> = model.iter().flat_map(|t| bytes_of(*t)).collect();
+        let mut image = Vec::new();
+        model.iter().for_each(|t| image.extend_from_slice(&bytes_of(*t)));
         assert!(read_all(s, "data").unwrap() == image);
     }
 }

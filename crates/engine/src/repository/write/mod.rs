@@ -28,14 +28,16 @@ use crate::backup::VolumeIdentity;
 use rekindle_core::repo::frame::FrameKind;
 use rekindle_core::repo::id::is_zero;
 use rekindle_core::repo::{Commit, Id, Place};
-use rekindle_core::volume::{ExtentRange, Geometry, Uuid};
+use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_io::random;
 use rekindle_io::seal::{CompressPool, Compressed};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Extents in the pool at most, in bytes.
-const POOL_BYTES_MAX: usize = 16 << 20;
+const POOL_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 16 << 20 };
+// What waits in the pool is looked up among what was seen; it must not be forgotten before it is laid down.
+const _: () = assert!(POOL_BYTES_MAX / (ExtentBytes::MIN as usize) < dedup::GENERATION_MAX);
 
 /// How to write.
 #[derive(Clone, Debug)]

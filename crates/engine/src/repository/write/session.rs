@@ -8,8 +8,8 @@ use rekindle_core::repo::object::ObjectKind;
 use rekindle_core::repo::session::{SessionEnd, SessionOpen};
 use rekindle_core::repo::{Commit, names};
 use rekindle_core::volume::Uuid;
-use rekindle_io::random;
 use rekindle_io::store::StoreExt;
+use rekindle_io::{Error, Kind, random};
 use std::sync::Arc;
 
 /// How often a session is begun anew because a collector began an epoch meanwhile.
@@ -24,8 +24,6 @@ pub(super) struct Session {
     /// The highest number taken in the set's history when the session began.
     base_seq: u64,
     checkpoint: Option<u64>,
-    /// A collector has been here: names from outside the parent may be condemned, and this program cannot read verdicts.
-    pub collected: bool,
     ended: bool,
 }
 
@@ -82,7 +80,6 @@ impl Session {
                 tag: tag.to_string(),
                 base_seq: numbers.last,
                 checkpoint: numbers.checkpoint,
-                collected: epoch > 0,
                 ended: false,
             };
             // Both looks are needed, and after the record is there: without them a collector that began in between would
@@ -121,6 +118,14 @@ impl Session {
             }
         }
     }
+    /// Whether `seq`, which this session has just taken, was forgotten before.
+    fn forgotten(&self, seq: u64) -> Result<bool> {
+        let head = self.core.store.head(&(names::forgotten(&self.tag) + &names::number(seq)));
+        // The commit is there already, so this failure leaves open whether the snapshot exists: say so by its kind.
+        head.map(|found| found.is_some()).map_err(|e| {
+            Error::new(Kind::Unavailable, format!("the commit was written, but not confirmed: {e}")).into()
+        })
+    }
     /// W4 and W5: everything the commit names is durable.
     pub(super) fn commit(mut self, commit: Commit) -> Result<SnapshotInfo> {
         let token = random::uuid();
@@ -141,11 +146,7 @@ impl Session {
             )? {
                 // A tombstone means that the number was taken, forgotten and deleted meanwhile: what lies under it now
                 // counts as forgotten, so the commit goes on to the next number.
-                Created::Won
-                    if core.store.head(&(names::forgotten(&self.tag) + &names::number(seq)))?.is_none() =>
-                {
-                    break;
-                }
+                Created::Won if !self.forgotten(seq)? => break,
                 Created::Won => (),
                 Created::Lost(theirs) => {
                     // Somebody who found our end may have finished for us. A damaged one is another's.
