@@ -6,6 +6,7 @@
 
 mod backup_guest;
 mod copies;
+mod fill;
 mod flush;
 mod growth;
 mod nbd;
@@ -62,6 +63,11 @@ enum Verb {
     BackupGuest(Timed),
     /// First byte, listing, planning, incremental and memory from small disks to 16 TiB
     Growth(GrowthArgs),
+    /// Serve a repository folder over TCP, every answer DELAY_MS late
+    #[command(hide = true)]
+    StoreServer { repo: PathBuf, address: String, delay_ms: u64 },
+    /// Filling over a link, and demand reads beside it (needs root)
+    Fill(FillArgs),
     /// Tiny versions of every benchmark, judging nothing by time
     Smoke,
     /// Every benchmark in turn
@@ -185,6 +191,22 @@ struct GrowthArgs {
 }
 
 #[derive(Args)]
+struct FillArgs {
+    #[command(flatten)]
+    output: Output,
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Size of the disk
+    #[arg(long, default_value_t = 2048)]
+    mib: u64,
+    /// RATE:RTT in bytes a second and milliseconds
+    #[arg(long, value_parser = range, default_value = "100000000:20")]
+    link: Vec<(u64, u64)>,
+    #[arg(long, default_value_t = 300)]
+    reads: usize,
+}
+
+#[derive(Args)]
 struct LoadArgs {
     /// The Unix socket of an NBD server
     socket: PathBuf,
@@ -245,6 +267,10 @@ fn main() -> ExitCode {
                 growth::Size { rounds: args.rounds, disks: args.gib.iter().map(|g| g << 30).collect() };
             growth::run(&size, &Report::new(args.output.report))
         }
+        Verb::StoreServer { repo, address, delay_ms } => {
+            fill::store_server(&repo, &address, Duration::from_millis(delay_ms))
+        }
+        Verb::Fill(args) => fill_link(&args),
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
     };
@@ -340,6 +366,13 @@ fn flush_cost(args: &Timed) -> Result<()> {
 fn backup_guest(args: &Timed) -> Result<()> {
     let (rounds, disk, time) = (args.rounds, args.mib << 20, args.time());
     backup_guest::run(&backup_guest::Size { rounds, disk, time, pace: 2000, sparse: 1 << 40 }, &args.report())
+}
+
+fn fill_link(args: &FillArgs) -> Result<()> {
+    let links =
+        args.link.iter().map(|(rate, rtt_ms)| rig::link::Shape { rate: *rate, rtt_ms: *rtt_ms }).collect();
+    let size = fill::Size { rounds: args.rounds, disk: args.mib << 20, links, reads: args.reads };
+    fill::run(&size, &Report::new(args.output.report.clone()))
 }
 
 /// Everything at its real size.

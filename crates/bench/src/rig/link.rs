@@ -71,6 +71,12 @@ impl Link {
         format!("10.213.{}.2", self.third)
     }
 
+    /// Bytes that came from the far side so far, headers included.
+    pub fn received(&self) -> Result<u64> {
+        let path = format!("/sys/class/net/{}a/statistics/rx_bytes", self.name);
+        Ok(std::fs::read_to_string(path)?.trim().parse()?)
+    }
+
     /// A command that runs on the far side.
     pub fn inside(&self, program: &std::path::Path) -> Command {
         let mut command = Command::new("ip");

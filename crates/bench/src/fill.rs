@@ -1,0 +1,182 @@
+//! Filling over a link: how much of it the fill takes when the guest is idle, and what a demand read costs beside it. The
+//! store is our own directory store behind a TCP socket in a network namespace with a token bucket and a real FIFO; its
+//! latency is added by the server. The code path is that of any remote store.
+
+use crate::nbd::load::Random;
+use crate::nbd::wire::Connection;
+use crate::rig::link::{Link, Shape};
+use crate::rig::report::{Report, Table};
+use crate::rig::scene::{Running, Scene};
+use crate::rig::{files, workspace};
+use crate::stats::{Percentiles, Rounds};
+use crate::{Result, fail};
+use rekindle_io::store::{DirStore, ServerOptions, StoreServer};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+const PORT: u16 = 7_700;
+const EXTENT: u64 = 64 << 10;
+
+/// How large.
+pub struct Size {
+    /// Rounds.
+    pub rounds: usize,
+    /// Bytes of the disk, all random: nothing compresses.
+    pub disk: u64,
+    /// The links.
+    pub links: Vec<Shape>,
+    /// Demand reads of a round.
+    pub reads: usize,
+}
+
+/// Serves the repository folder until killed; every answer at least so late.
+pub fn store_server(repo: &Path, address: &str, delay: Duration) -> Result<()> {
+    let server = StoreServer::start(DirStore::open(repo)?, address, ServerOptions { delay })?;
+    println!("{}", server.url());
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The far side of a link: its store.
+struct Far {
+    link: Link,
+    shape: Shape,
+    server: Child,
+}
+
+impl Far {
+    fn up(shape: Shape, repo: &Path) -> Result<Self> {
+        let link = Link::up(shape)?;
+        let mut command = link.inside(&std::env::current_exe()?);
+        command.arg("store-server").arg(repo).arg(format!("0.0.0.0:{PORT}")).arg(shape.rtt_ms.to_string());
+        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let far = Far { link, shape, server };
+        let began = Instant::now();
+        while std::net::TcpStream::connect((far.link.address(), PORT)).is_err() {
+            if began.elapsed() > Duration::from_secs(10) {
+                return fail("the store behind the link does not answer");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(far)
+    }
+
+    fn url(&self) -> String {
+        format!("tcp://{}:{PORT}", self.link.address())
+    }
+}
+
+impl Drop for Far {
+    fn drop(&mut self) {
+        // Ended already is as good.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    share: Rounds,
+    seconds: Rounds,
+    idle: Rounds,
+    filling: Rounds,
+}
+
+/// A restore of its own, thrown away afterwards.
+fn restored<T>(scene: &Scene, body: impl FnOnce(&Running) -> Result<T>) -> Result<T> {
+    let to = scene.home.join("restored");
+    let running = scene.restore(&to, &["--no-verify"])?;
+    let got = body(&running).map_err(|e| format!("{e}\n{}", running.said()))?;
+    scene.verb(&["discard", "shop", "--yes", "shop"])?;
+    drop(running);
+    let _ = std::fs::remove_file(&to);
+    Ok(got)
+}
+
+/// One read after another, each of an extent of its own.
+fn demand(running: &Running, size: &Size, seed: u64) -> Result<Percentiles> {
+    let mut connection = Connection::open(&running.target)?;
+    let mut random = Random::new(seed);
+    let mut latency = Percentiles::new();
+    let mut block = [0; 4096];
+    // Some of them the fill will have brought already: those are no demand, and are left out by being fast. Reads go to
+    // the second half of the disk, where an idle fill without a usage map comes last.
+    for _ in 0..size.reads {
+        let extent = size.disk / EXTENT / 2 + random.below(size.disk / EXTENT / 2);
+        let asked = Instant::now();
+        connection.read(extent * EXTENT, &mut block)?;
+        latency.add(asked.elapsed());
+    }
+    connection.disconnect()?;
+    Ok(latency)
+}
+
+fn round(far: &Far, scene: &Scene, size: &Size, seed: u64, found: &mut Found) -> Result<()> {
+    let (share, seconds) = restored(scene, |_| {
+        let (began, before) = (Instant::now(), far.link.received()?);
+        scene.wait("complete")?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok(((far.link.received()? - before) as f64 / (far.shape.rate as f64 * seconds), seconds))
+    })?;
+    found.share.0.push(share * 100.0);
+    found.seconds.0.push(seconds);
+    let idle = restored(scene, |running| {
+        scene.verb(&["pause", "shop"])?;
+        std::thread::sleep(Duration::from_millis(4 * far.shape.rtt_ms + 200));
+        demand(running, size, seed)
+    })?;
+    found.idle.0.push(idle.at(99.0) as f64 / 1000.0);
+    let filling = restored(scene, |running| {
+        std::thread::sleep(Duration::from_secs(1));
+        demand(running, size, seed + 1)
+    })?;
+    found.filling.0.push(filling.at(99.0) as f64 / 1000.0);
+    Ok(())
+}
+
+/// Measures and reports.
+pub fn run(size: &Size, report: &Report) -> Result<()> {
+    let home = workspace("fill")?;
+    let disk = home.path().join("disk");
+    files::random(&disk, size.disk, 5)?;
+    let near = Scene::new(&home.path().join("near"))?;
+    near.backup_at_rest(&disk)?;
+    let mut table = Table::new(&[
+        "link",
+        "fill takes of it %",
+        "complete s",
+        "demand p99 ms, idle link",
+        "under fill",
+        "ratio",
+    ]);
+    for shape in &size.links {
+        let far = Far::up(*shape, Path::new(&near.repo))?;
+        let scene = Scene::with_repo(&home.path().join("far"), far.url())?;
+        let mut found = Found::default();
+        for r in 0..size.rounds {
+            round(&far, &scene, size, r as u64 * 10, &mut found)?;
+            eprintln!("{}: round {} of {} done", shape.name(), r + 1, size.rounds);
+        }
+        table.row(vec![
+            shape.name(),
+            found.share.show(1),
+            found.seconds.show(1),
+            found.idle.show(1),
+            found.filling.show(1),
+            found.filling.ratio(&found.idle).show(2),
+        ]);
+    }
+    report.section(
+        "fill",
+        &format!(
+            "{} MiB of random data; {} rounds; {} demand reads of 4 KiB a round, one after another, in extents that were not \
+             there. The share counts bytes received on the link, headers included.\n\n{}",
+            size.disk >> 20,
+            size.rounds,
+            size.reads,
+            table.markdown()
+        ),
+    )
+}
