@@ -34,14 +34,16 @@ pub(super) struct Asked {
     pub(super) context: bool,
 }
 
-/// Negotiates within `limit`; what the client sent ahead stays in `input`.
+/// Negotiates within `limit`; what the client sent ahead stays in `input`. `settled` hears what the client asked for
+/// before the client hears that it is served: its next connection may follow at once.
 pub(super) fn negotiate(
     link: &Link,
     input: &mut Input,
     catalogue: &dyn Catalogue,
     grant_structured: bool,
     limit: Duration,
-) -> Result<(Agreed, Asked), End> {
+    settled: impl FnOnce(Asked),
+) -> Result<Agreed, End> {
     let deadline = Instant::now() + limit;
     let patience = || {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -49,11 +51,17 @@ pub(super) fn negotiate(
     };
     let mut talk = Negotiation::new(Limits::DEFAULT, grant_structured);
     let mut out = Vec::new();
+    let mut settled = Some(settled);
     patience()?;
     link.socket.send(&mut [IoSlice::new(&Negotiation::greeting())]).map_err(slow)?;
     loop {
         let (took, step) = talk.step(input.bytes(), catalogue, &mut out);
         input.consume(took);
+        if matches!(step, Step::Agreed(_))
+            && let Some(tell) = settled.take()
+        {
+            tell(Asked { structured: talk.asked_structured(), context: talk.asked_context() });
+        }
         if !out.is_empty() {
             patience()?;
             link.socket.send(&mut [IoSlice::new(&out)]).map_err(slow)?;
@@ -69,8 +77,7 @@ pub(super) fn negotiate(
             }
             Step::Agreed(agreed) => {
                 link.socket.set_patience(None)?;
-                let asked = Asked { structured: talk.asked_structured(), context: talk.asked_context() };
-                return Ok((agreed, asked));
+                return Ok(agreed);
             }
             Step::Done => return Err(End::Closed),
             Step::Broken(b) => return Err(b.into()),

@@ -295,14 +295,16 @@ fn serve(inner: &Inner, link: &Arc<Link>, presence: &Presence) -> End {
         Structured::Auto => peer.as_ref().is_none_or(|p| inner.habits.grants(p, Instant::now())),
     };
     let mut input = input::Input::new();
-    let talked = negotiate(link, &mut input, &*inner.registry, grant, inner.bounds.negotiation);
-    let (agreed, asked) = match talked {
-        Ok(t) => t,
+    let learn = |asked| {
+        if let (true, Some(peer)) = (grant, peer) {
+            inner.habits.learn(peer, asked, Instant::now());
+        }
+    };
+    let talked = negotiate(link, &mut input, &*inner.registry, grant, inner.bounds.negotiation, learn);
+    let agreed = match talked {
+        Ok(agreed) => agreed,
         Err(end) => return end,
     };
-    if let (true, Some(peer)) = (grant, peer) {
-        inner.habits.learn(peer, asked, Instant::now());
-    }
     let Some(device) = inner.registry.attach(presence, &agreed.export) else { return End::Closed };
     link.socket.widen();
     let sink: Arc<dyn CompletionSink> = link.clone();
