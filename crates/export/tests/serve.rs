@@ -19,7 +19,8 @@ const MIB: u64 = 1 << 20;
 fn errno(r: Result<Content, ClientError>) -> u32 {
     match r {
         Err(ClientError::Refused { errno, .. }) => errno,
-        other => panic!("expected an error of the server, got {other:?}"),
+        Err(other) => panic!("expected an error of the server, got {other}"),
+        Ok(_) => panic!("expected an error of the server, got success"),
     }
 }
 
@@ -442,4 +443,56 @@ fn the_policy_of_structured_replies() {
     let auto = world(&Disk::new(MIB));
     assert!(connect(&auto, true).context.is_some());
     assert_eq!(connect(&auto, false).mode, Mode::Structured, "kept for good");
+}
+
+#[test]
+fn a_large_read_that_fails_midway_never_passes_for_data() {
+    for mode in MODES {
+        let disk = Disk::new(16 * MIB);
+        disk.manner(Manner::FailingFrom(6 * MIB));
+        let w = world(&disk);
+        let mut c = w.client(mode);
+        c.read(0, 6 << 20).unwrap();
+        let failed = c.call(0, Ask::Read { len: 8 << 20, whole: false });
+        if mode == Mode::Simple {
+            assert!(matches!(failed, Err(ClientError::Io(_))), "only a cut connection can say it");
+        } else {
+            assert_eq!(errno(failed), 5);
+            c.read(0, 512).unwrap();
+        }
+        // Up to 4 MiB a simple reply can still say it.
+        assert_eq!(errno(w.client(mode).call(4 * MIB, Ask::Read { len: 4 << 20, whole: false })), 5);
+    }
+}
+
+#[test]
+fn what_comes_after_the_end_was_announced_is_told_so() {
+    let disk = Disk::new(16 * MIB);
+    disk.manner(Manner::Stalled);
+    let w = world(&disk);
+    let mut c = w.client(Mode::Structured);
+    // A large read keeps the connection's thread; what follows is received but not begun.
+    c.submit(0, Ask::Read { len: 5 << 20, whole: false }).unwrap();
+    let late = c.submit(0, Ask::Write { data: &[1; 512], fua: false }).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut results = Vec::new();
+        while let Ok(Some(reply)) = c.reap() {
+            results.push((reply.cookie, reply.result));
+        }
+        results
+    });
+    eventually("the device has the read", || disk.seen.load(Ordering::Relaxed) == 1);
+    std::thread::sleep(Duration::from_millis(50));
+    std::thread::scope(|s| {
+        let removed = s.spawn(|| w.server.remove("disk"));
+        std::thread::sleep(Duration::from_millis(100));
+        disk.release();
+        assert!(removed.join().unwrap());
+    });
+    let mut results = reader.join().unwrap();
+    assert_eq!(results.len(), 2, "the read goes on, the write is answered");
+    let (cookie, result) = results.pop().unwrap();
+    assert_eq!((cookie, errno(result)), (late, 108));
+    assert!(results.pop().unwrap().1.is_ok());
+    assert!(disk.bytes.lock().unwrap().iter().all(|b| *b == 0));
 }

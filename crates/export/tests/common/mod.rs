@@ -27,6 +27,8 @@ pub enum Manner {
     Stalled,
     /// At once, with this error.
     Failing(Kind),
+    /// At once, with an error for everything that reaches this offset.
+    FailingFrom(u64),
     /// A bug in a device.
     Panicking,
 }
@@ -214,7 +216,11 @@ impl Block for Disk {
                 continue;
             }
             let late = match manner {
-                Manner::Now => false,
+                Manner::FailingFrom(at) if range.end() > at => {
+                    answers.push(Answer::Done(Err(Error::new(Kind::Failed, "failing on purpose"))));
+                    continue;
+                }
+                Manner::Now | Manner::FailingFrom(_) => false,
                 Manner::Late | Manner::Stalled => true,
                 Manner::Mixed => self.turn.fetch_add(1, Ordering::Relaxed) % 2 == 1,
                 Manner::Panicking => panic!("on purpose"),
