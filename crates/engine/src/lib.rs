@@ -4,6 +4,7 @@
 
 pub mod backup;
 pub mod live;
+pub mod progress;
 pub mod repository;
 pub mod restore;
 pub mod usage;

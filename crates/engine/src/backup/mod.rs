@@ -1,4 +1,16 @@
-//! Backup: the instant (the cut), the fleece (what was there), collecting, the commit.
+//! Backup: what an instant gives, reading what changed, the choice of the parent, the commit.
 
+mod collect;
+mod order;
+mod parent;
+mod report;
+mod run;
 mod source;
+#[cfg(test)]
+mod tests;
+mod usage;
+
+pub use report::{BackupReport, How, VolumeReport};
+pub use run::{BackupOptions, run};
 pub use source::{Changed, InstantVolume, SetInstant, VolumeIdentity};
+pub use usage::Stored as StoredUsage;

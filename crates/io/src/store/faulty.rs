@@ -93,6 +93,10 @@ impl FaultyStore {
         let next = p.counts.ops;
         p.faults.insert(next, fault);
     }
+    /// Forgets planned faults that have not happened.
+    pub fn clear_faults(&self) {
+        self.lock().faults.clear();
+    }
     /// Away: every operation is answered `Kind::Unavailable` and does nothing. Back: as before.
     pub fn set_available(&self, available: bool) {
         self.lock().away = !available;
