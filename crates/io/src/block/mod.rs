@@ -21,7 +21,7 @@ mod mem;
 mod order;
 pub use blocking::BlockExt;
 pub use faulty::FaultyBlock;
-pub use file::{Discard, FileBlock, FileOptions};
+pub use file::{Discard, FileBlock, FileOptions, ImageFacts};
 pub use mem::{Late, MemBlock};
 pub use order::{Ticket, WriteOrder};
 

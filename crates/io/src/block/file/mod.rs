@@ -11,10 +11,14 @@
 //! - Nothing is allocated on the inline paths.
 
 mod allocation;
+mod facts;
 mod flush;
+mod lock;
 mod queue;
 mod run;
 mod sys;
+
+pub use facts::ImageFacts;
 
 use super::{Allocation, Answer, Block, CompletionSink, Info, Request};
 use crate::latch;
@@ -52,6 +56,8 @@ pub struct FileOptions {
     pub exclusive: bool,
     /// Drop the page cache of the file first: after a failed flush, or when it is not known how it was left.
     pub drop_cache: bool,
+    /// Lock the image on QEMU's bytes; `Kind::Busy` names who has it. Off only for a second opening of one's own image.
+    pub lock: bool,
 }
 
 impl Default for FileOptions {
@@ -62,6 +68,7 @@ impl Default for FileOptions {
             discard: Discard::Auto,
             exclusive: true,
             drop_cache: false,
+            lock: true,
         }
     }
 }
@@ -92,6 +99,9 @@ impl FileBlock {
             return Err(Error::new(Kind::Invalid, format!("{place} is neither a file nor a block device")));
         }
         let (file, direct) = open_file(path, &place, is_device, options)?;
+        if options.lock {
+            lock::lock(&file, &place, options.read_only)?;
+        }
         let info = info(&file, &place, is_device, options)?;
         let inode = if is_device { (meta.rdev(), u64::MAX) } else { (meta.dev(), meta.ino()) };
         let (latch, after_failure) = latch::open(inode);

@@ -31,3 +31,33 @@ pub(super) fn block_sizes(device: &File, place: &str) -> Result<(u32, u32)> {
     let physical = rustix::fs::ioctl_blkpbszget(device).map_err(os)?;
     Ok((logical, physical.max(logical)))
 }
+
+fn byte_lock(kind: libc::c_int, byte: u64) -> libc::flock {
+    // SAFETY: `flock` is plain integers; zero is a valid value for each (l_pid must be 0 for OFD locks).
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_start = byte as libc::off_t;
+    lock.l_len = 1;
+    lock
+}
+
+/// Takes a shared lock of the open file description on one byte, without waiting.
+pub(super) fn lock_byte(file: &File, byte: u64) -> std::io::Result<()> {
+    let lock = byte_lock(libc::F_RDLCK, byte);
+    // SAFETY: F_OFD_SETLK reads one `flock` through the pointer, which is valid for the call.
+    let r = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
+    if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Whether another open file description holds any lock on this byte.
+pub(super) fn is_locked_by_others(file: &File, byte: u64) -> std::io::Result<bool> {
+    let mut lock = byte_lock(libc::F_WRLCK, byte);
+    // SAFETY: F_OFD_GETLK reads and writes one `flock` through the pointer, which is valid for the call.
+    let r = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    if r == 0 {
+        Ok(lock.l_type != libc::F_UNLCK as libc::c_short)
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}

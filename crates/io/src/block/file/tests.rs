@@ -169,7 +169,8 @@ fn a_stalled_write_of_a_dead_connection_never_reverts_a_block() {
 fn a_failed_flush_fails_every_user_of_the_inode_until_reopened() {
     let tmp = tempfile::tempdir().unwrap();
     let path = sparse(tmp.path(), 1 << 20);
-    let (a, b) = (open(&path), open(&path));
+    let second = FileOptions { lock: false, ..FileOptions::default() };
+    let (a, b) = (open(&path), FileBlock::open(&path, &second).unwrap());
     a.core.latch.fail();
     for x in [&a, &b] {
         assert!(x.is_failed());
@@ -199,4 +200,43 @@ fn what_cannot_be_served_is_refused_with_a_cure() {
     );
     let b = FileBlock::open(&sparse(tmp.path(), 512), &FileOptions { read_only: true, ..Default::default() });
     assert_eq!(b.unwrap().write_at(0, &[0; 512]).unwrap_err().kind, Kind::ReadOnly);
+}
+
+#[test]
+fn an_image_in_use_is_refused_and_ours_is_refused_by_qemu() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = sparse(tmp.path(), 1 << 20);
+    let ours = open(&path);
+    let e = FileBlock::open(&path, &FileOptions::default()).map(drop).unwrap_err();
+    assert_eq!(e.kind, Kind::Busy, "{e}");
+    let read_only = FileOptions { read_only: true, ..FileOptions::default() };
+    assert_eq!(FileBlock::open(&path, &read_only).map(drop).unwrap_err().kind, Kind::Busy);
+    let Ok(out) = Command::new("qemu-img")
+        .args(["convert", "-f", "raw", "-O", "raw"])
+        .arg(&path)
+        .arg(tmp.path().join("c"))
+        .output()
+    else {
+        eprintln!("skipped: no qemu-img here");
+        return;
+    };
+    assert!(!out.status.success() && String::from_utf8_lossy(&out.stderr).contains("lock"));
+    drop(ours);
+    // And the other way round: qemu-nbd writes to it.
+    let socket = tmp.path().join("s");
+    let spawned = Command::new("qemu-nbd").args(["-f", "raw", "-t", "-k"]).arg(&socket).arg(&path).spawn();
+    let Ok(mut qemu) = spawned else {
+        eprintln!("skipped: no qemu-nbd here");
+        return;
+    };
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !socket.exists() && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let refused = FileBlock::open(&path, &FileOptions::default()).map(drop);
+    qemu.kill().unwrap();
+    qemu.wait().unwrap();
+    let e = refused.unwrap_err();
+    assert!(e.kind == Kind::Busy && e.what.contains("qemu-nbd (process"), "{e}");
+    open(&path);
 }
