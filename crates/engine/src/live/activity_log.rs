@@ -136,7 +136,8 @@ impl ActivityLog {
                 OUT => false,
                 WRITTEN if !all => {
                     // Second chance: what is written all the time stays, and costs no sync.
-                    drop(state.compare_exchange(WRITTEN, IDLE, SeqCst, SeqCst));
+                    // Losing this race means somebody else took it out already.
+                    let _lost = state.compare_exchange(WRITTEN, IDLE, SeqCst, SeqCst);
                     false
                 }
                 IDLE if !all => state.compare_exchange(IDLE, OUT, SeqCst, SeqCst).is_ok(),
@@ -231,7 +232,10 @@ mod tests {
         // A damaged sector, or one of another tracking, is all its regions.
         d.open("a").unwrap().unwrap().write_at(600, &[&[1]]).unwrap();
         assert_eq!(ActivityLog::read(&*d.open("a").unwrap().unwrap(), T, 4000).unwrap().len(), 2 + 32);
-        assert_eq!(ActivityLog::read(&*d.open("a").unwrap().unwrap(), Uuid([8; 16]), 100).unwrap().len(), 100);
+        assert_eq!(
+            ActivityLog::read(&*d.open("a").unwrap().unwrap(), Uuid([8; 16]), 100).unwrap().len(),
+            100
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! A mark changes under its page's lock together with the page's `dirty`; a checkpoint copies a page under that lock.
 //! Without it a writer that only *saw* a mark could be overtaken by a checkpoint that did not write it yet.
 
-use super::sync::{AtomicU16, Mutex, Relaxed, SeqCst, lock};
+use super::sync::{AtomicBool, AtomicU16, Mutex, Relaxed, SeqCst, lock};
 use rekindle_core::bytes::crc32c;
 use rekindle_core::volume::{ExtentRange, Generation};
 use rekindle_io::Result;
@@ -47,13 +47,15 @@ impl Page {
 pub(super) struct Marks {
     extents: u64,
     pages: Box<[OnceLock<Page>]>,
+    /// Pages were written that no sync has covered yet.
+    unsynced: AtomicBool,
 }
 
 impl Marks {
     /// Nothing marked.
     pub(super) fn blank(extents: u64) -> Marks {
         let pages = (0..extents.div_ceil(MARKS as u64)).map(|_| OnceLock::new()).collect();
-        Marks { extents, pages }
+        Marks { extents, pages, unsynced: AtomicBool::new(false) }
     }
     /// Reads the file; the second value names the extents of damaged pages.
     pub(super) fn load(file: &dyn LogFile, extents: u64) -> Result<(Marks, Vec<ExtentRange>)> {
@@ -83,8 +85,8 @@ impl Marks {
     }
     /// Marks `extent` as changed in `generation`. When it is already, that is two loads.
     pub(super) fn mark(&self, extent: u64, generation: Generation) {
-        let page = self.pages[(extent / MARKS as u64) as usize]
-            .get_or_init(|| Page::new((0..MARKS).map(|_| 0)));
+        let page =
+            self.pages[(extent / MARKS as u64) as usize].get_or_init(|| Page::new((0..MARKS).map(|_| 0)));
         let mark = &page.marks[(extent % MARKS as u64) as usize];
         if mark.load(SeqCst) != generation.0 {
             let mut dirty = lock(&page.dirty);
@@ -92,9 +94,9 @@ impl Marks {
             *dirty = true;
         }
     }
-    /// Writes every dirty page and syncs.
+    /// Writes every dirty page and syncs. After an error nothing it wrote counts as durable: the next call syncs again,
+    /// and a file whose sync failed goes on failing.
     pub(super) fn store(&self, file: &dyn LogFile) -> Result<()> {
-        let mut wrote = false;
         for (index, page) in self.pages.iter().enumerate() {
             let Some(page) = page.get() else { continue };
             let raw = {
@@ -105,13 +107,17 @@ impl Marks {
                 *dirty = false;
                 page.encode(index as u64)
             };
+            self.unsynced.store(true, SeqCst);
             if let Err(e) = file.write_at((index * PAGE_BYTES) as u64, &[&raw]) {
                 *lock(&page.dirty) = true;
                 return Err(e);
             }
-            wrote = true;
         }
-        if wrote { file.sync() } else { Ok(()) }
+        if self.unsynced.load(SeqCst) {
+            file.sync()?;
+            self.unsynced.store(false, SeqCst);
+        }
+        Ok(())
     }
     /// Extents marked after `generation`, ascending.
     pub(super) fn since(&self, generation: Generation) -> Vec<ExtentRange> {

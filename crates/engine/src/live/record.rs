@@ -10,7 +10,7 @@ use rekindle_io::logfile::{LogDir, TwoSlot};
 use rekindle_io::{Error, Kind, Result};
 
 /// Name of the record's file.
-const FILE: &str = "volume";
+pub(super) const FILE: &str = "volume";
 const BODY_MAX: usize = 2000;
 const VERSION: u16 = 1;
 

@@ -6,13 +6,13 @@ pub(super) use shuttle::sync::{
     Condvar, Mutex, MutexGuard, RwLock,
     atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64},
 };
+use std::sync::PoisonError;
+pub(super) use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 #[cfg(not(feature = "shuttle"))]
 pub(super) use std::sync::{
     Condvar, Mutex, MutexGuard, RwLock,
     atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64},
 };
-pub(super) use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::PoisonError;
 
 /// A lock whose holder panicked is taken over: what it guards is valid after every statement.
 pub(super) fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -25,7 +25,7 @@ use crate::latch;
 use crate::{Error, Kind, Result};
 use rekindle_core::volume::ByteRange;
 use run::Core;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -170,9 +170,6 @@ fn info(file: &File, place: &str, is_device: bool, o: &FileOptions) -> Result<In
         );
         return Err(Error::new(Kind::Invalid, what));
     }
-    // Asked of a range past the end, so that nothing changes: does the file system know how to make holes?
-    let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    let holes = !o.read_only && !is_device && rustix::fs::fallocate(file, punch, size, 4096).is_ok();
     Ok(Info {
         size,
         logical_block: o.logical_block.filter(|_| is_device).unwrap_or(logical_block),
@@ -180,7 +177,9 @@ fn info(file: &File, place: &str, is_device: bool, o: &FileOptions) -> Result<In
         read_only: o.read_only,
         rotational: is_device && sys::is_rotational(file),
         trim: !o.read_only && o.discard != Discard::Never,
-        fast_zero: holes,
+        // Not probed: even a request past the end changes the file's times, by which possession is proven. Where holes
+        // are not possible after all, each fast zero is answered `Unsupported`.
+        fast_zero: !o.read_only && !is_device,
     })
 }
 

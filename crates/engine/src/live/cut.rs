@@ -1,0 +1,180 @@
+//! One volume while a backup reads it: copy-before-write, race-free.
+//!
+//! Per extent two facts: taken (the backup has it, or will never read it) and kept (its old bytes are in the fleece).
+//! Whoever looks at an extent and then reads, copies or serves it holds its claim from the look to the end: so a backup
+//! never reads while the guest's write is about to land unkept, and the guest never writes between the backup's look
+//! and its read. The claim is one of 256 locks chosen by extent; it spans local reads and writes only.
+//!
+//! Giving up: the flag is up before the first write that keeps nothing is issued, and a backup read looks at it after
+//! it has read. So whatever it returns is of the instant.
+
+use super::fleece::{Fate, Fleece};
+use super::sync::{AtomicU64, Mutex, MutexGuard, SeqCst, lock};
+use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
+use rekindle_io::block::{Allocation, Block, BlockExt};
+use rekindle_io::{Error, Kind, Result};
+use std::sync::Arc;
+
+const CLAIMS: u64 = 256;
+
+/// A bit per extent.
+struct Bits(Box<[AtomicU64]>);
+
+impl Bits {
+    fn new(n: u64) -> Bits {
+        Bits((0..n.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+    fn get(&self, n: u64) -> bool {
+        self.0[(n / 64) as usize].load(SeqCst) & (1 << (n % 64)) != 0
+    }
+    fn set(&self, n: u64) {
+        self.0[(n / 64) as usize].fetch_or(1 << (n % 64), SeqCst);
+    }
+    /// Sets the bits of word `word` that lie in `range`; which of them.
+    fn set_word(&self, word: u64, range: ExtentRange) -> u64 {
+        let from = range.start.max(word * 64) - word * 64;
+        let to = range.end.min(word * 64 + 64) - word * 64;
+        let mask = if to - from == 64 { u64::MAX } else { ((1 << (to - from)) - 1) << from };
+        self.0[word as usize].fetch_or(mask, SeqCst);
+        mask
+    }
+}
+
+/// The cut.
+pub(super) struct Cut {
+    geometry: Geometry,
+    inner: Arc<dyn Block>,
+    fleece: Fleece,
+    fate: Arc<Fate>,
+    taken: Bits,
+    kept: Bits,
+    /// Kept, and not zeros: takes room in the fleece.
+    filled: Bits,
+    claims: Box<[Mutex<()>]>,
+}
+
+impl Cut {
+    pub(super) fn new(geometry: Geometry, inner: Arc<dyn Block>, fleece: Fleece, fate: Arc<Fate>) -> Cut {
+        let n = geometry.extents();
+        Cut {
+            geometry,
+            inner,
+            fleece,
+            fate,
+            taken: Bits::new(n),
+            kept: Bits::new(n),
+            filled: Bits::new(n),
+            claims: (0..CLAIMS).map(|_| Mutex::new(())).collect(),
+        }
+    }
+    fn claim(&self, extent: u64) -> MutexGuard<'_, ()> {
+        lock(&self.claims[(extent % CLAIMS) as usize])
+    }
+    /// Before the guest changes `range`: what the backup still needs of it is kept. Never fails the guest.
+    pub(super) fn before_change(&self, range: ByteRange) {
+        for e in self.geometry.touched(range).iter() {
+            if self.fate.is_given_up() {
+                return;
+            }
+            if self.taken.get(e) || self.kept.get(e) {
+                continue;
+            }
+            let _claim = self.claim(e);
+            if self.taken.get(e) || self.kept.get(e) {
+                continue;
+            }
+            match self.copy(e) {
+                Ok(()) => self.kept.set(e),
+                Err(e) => return self.fate.give_up(e),
+            }
+        }
+    }
+    fn copy(&self, extent: u64) -> Result<()> {
+        let at = self.geometry.extent_bytes(extent);
+        let mut old = vec![0; at.len as usize];
+        self.inner.read_at(at.start, &mut old)?;
+        if self.fleece.keep(at, &old)? {
+            self.filled.set(extent);
+        }
+        Ok(())
+    }
+    /// Whether a trim of `range` may be done: not while the backup still needs any of it.
+    pub(super) fn allows_trim(&self, range: ByteRange) -> bool {
+        self.fate.is_given_up()
+            || self.geometry.touched(range).iter().all(|e| self.taken.get(e) || self.kept.get(e))
+    }
+    /// The bytes of an extent as of the instant.
+    pub(super) fn read(&self, extent: u64, out: &mut [u8]) -> Result<()> {
+        let at = self.geometry.extent_bytes(extent);
+        if extent >= self.geometry.extents() || out.len() as u64 != at.len {
+            return Err(Error::new(Kind::Invalid, format!("extent {extent} into {} bytes", out.len())));
+        }
+        {
+            let _claim = self.claim(extent);
+            if self.taken.get(extent) {
+                return Err(Error::new(Kind::Invalid, format!("extent {extent} was given up as taken")));
+            }
+            if self.kept.get(extent) {
+                self.fleece.read(at, out)?;
+            } else {
+                self.inner.read_at(at.start, out)?;
+            }
+        }
+        self.fate.check()
+    }
+    /// The backup needs these no more.
+    pub(super) fn taken(&self, range: ExtentRange) {
+        let range = ExtentRange { start: range.start, end: range.end.min(self.geometry.extents()) };
+        if range.start >= range.end {
+            return;
+        }
+        for word in range.start / 64..=(range.end - 1) / 64 {
+            let mut left = self.taken.set_word(word, range) & self.kept.0[word as usize].load(SeqCst);
+            while left != 0 {
+                let e = word * 64 + u64::from(left.trailing_zeros());
+                left &= left - 1;
+                let _claim = self.claim(e);
+                let bit = 1 << (e % 64);
+                if self.filled.0[word as usize].fetch_and(!bit, SeqCst) & bit != 0 {
+                    self.fleece.drop_kept(self.geometry.extent_bytes(e));
+                }
+            }
+        }
+    }
+    /// The next stretch that may hold data as of the instant.
+    pub(super) fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
+        let size = self.geometry.size;
+        let mut at = from;
+        let mut runs: Vec<Allocation> = Vec::new();
+        while at < size {
+            runs.clear();
+            self.inner.allocation(ByteRange::new(at, size - at), &mut runs)?;
+            for run in &runs {
+                let range = if run.zero { self.kept_in(run.range) } else { Some(run.range) };
+                if let Some(range) = range {
+                    self.fate.check()?;
+                    return Ok(Some(range));
+                }
+                at = run.range.end();
+            }
+        }
+        self.fate.check()?;
+        Ok(None)
+    }
+    /// A hole now was data at the instant if the guest zeroed it since: it was kept first. Looked at after the hole was
+    /// seen, so nothing slips between.
+    fn kept_in(&self, hole: ByteRange) -> Option<ByteRange> {
+        let touched = self.geometry.touched(hole);
+        for word in touched.start / 64..=(touched.end - 1) / 64 {
+            let mut bits = self.kept.0[word as usize].load(SeqCst);
+            while bits != 0 {
+                let e = word * 64 + u64::from(bits.trailing_zeros());
+                bits &= bits - 1;
+                if (touched.start..touched.end).contains(&e) && !self.taken.get(e) {
+                    return self.geometry.extent_bytes(e).intersect(&hole);
+                }
+            }
+        }
+        None
+    }
+}

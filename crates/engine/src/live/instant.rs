@@ -1,0 +1,180 @@
+//! One instant of all volumes of a set, and what a backup reads of it.
+
+use super::cut::Cut;
+use super::fleece::{Fate, Fleece};
+use super::sync::{AtomicBool, SeqCst};
+use super::volume::{LiveVolume, Next};
+use crate::backup::{Changed, InstantVolume, SetInstant, VolumeIdentity};
+use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_io::logfile::LogDir;
+use rekindle_io::{Error, Kind, Result};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What brackets the instant: the guest's own freeze and thaw, or a script.
+pub trait Hooks {
+    /// Before the gates close. An error calls the instant off (after `after`).
+    fn before(&self, limit: Duration) -> Result<()>;
+    /// When the instant is over or called off; always called if `before` was.
+    fn after(&self);
+}
+
+/// Nothing brackets it.
+pub struct NoHooks;
+impl Hooks for NoHooks {
+    fn before(&self, _limit: Duration) -> Result<()> {
+        Ok(())
+    }
+    fn after(&self) {}
+}
+
+/// How an instant is taken.
+#[derive(Clone)]
+pub struct FleeceOptions {
+    /// Where overwritten bytes are kept.
+    pub dir: Arc<dyn LogDir>,
+    /// How many at most, over all volumes, in bytes; more, and the backup is given up.
+    pub bytes: u64,
+    /// How long running writes may take to end while new ones wait.
+    pub drain_limit: Duration,
+    /// How long `Hooks::before` may take.
+    pub hook_limit: Duration,
+}
+
+impl FleeceOptions {
+    /// 4 GiB in `dir`, 10 s to drain, 30 s for a hook.
+    pub fn new(dir: Arc<dyn LogDir>) -> Self {
+        FleeceOptions {
+            dir,
+            bytes: 4 << 30,
+            drain_limit: Duration::from_secs(10),
+            hook_limit: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The thaw happens whatever else does.
+struct Thaw<'a>(&'a dyn Hooks);
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.after();
+    }
+}
+
+/// All gates closed; open again when dropped.
+struct Held<'a> {
+    volumes: &'a [Arc<LiveVolume>],
+    _steering: Vec<MutexGuard<'a, ()>>,
+}
+impl<'a> Held<'a> {
+    fn close(volumes: &'a [Arc<LiveVolume>]) -> Held<'a> {
+        // In the set's order, everywhere: no two can wait for each other.
+        let steering =
+            volumes.iter().map(|v| v.steering.lock().unwrap_or_else(PoisonError::into_inner)).collect();
+        volumes.iter().for_each(|v| v.gate.close());
+        Held { volumes, _steering: steering }
+    }
+    fn drained(&self, limit: Duration) -> Result<()> {
+        let end = std::time::Instant::now() + limit;
+        for v in self.volumes {
+            let left = end.saturating_duration_since(std::time::Instant::now());
+            if !v.gate.drained(left) {
+                let what = format!("{}: running writes did not end within {limit:?}", v.identity().name);
+                return Err(Error::new(Kind::Busy, what));
+            }
+        }
+        Ok(())
+    }
+}
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.volumes.iter().for_each(|v| v.gate.open());
+    }
+}
+
+/// Takes the instant. `busy` is set as long as it lives.
+pub(super) fn take(
+    volumes: &[Arc<LiveVolume>],
+    busy: &Arc<AtomicBool>,
+    hooks: &dyn Hooks,
+    options: &FleeceOptions,
+) -> Result<LiveInstant> {
+    if busy.swap(true, SeqCst) {
+        return Err(Error::new(Kind::Busy, "a backup of this set is running already"));
+    }
+    // From here on dropping `instant` undoes everything.
+    let mut instant = LiveInstant { volumes: Vec::new(), fate: Fate::new(options.bytes), busy: busy.clone() };
+    // All that touches a disk comes before the gates close.
+    let nexts = volumes.iter().map(|v| v.prepare_instant()).collect::<Result<Vec<Next>>>()?;
+    let fleeces = volumes
+        .iter()
+        .map(|v| Fleece::create(&options.dir, format!("fleece.{}", v.identity().uuid), &instant.fate))
+        .collect::<Result<Vec<_>>>()?;
+    let thaw = Thaw(hooks);
+    hooks.before(options.hook_limit)?;
+    let held = Held::close(volumes);
+    held.drained(options.drain_limit)?;
+    for ((v, next), fleece) in volumes.iter().zip(nexts).zip(fleeces) {
+        let identity = v.advance(next)?;
+        let cut = Arc::new(Cut::new(v.geometry(), v.inner().clone(), fleece, instant.fate.clone()));
+        v.set_cut(Some(cut.clone()));
+        instant.volumes.push(LiveInstantVolume { volume: v.clone(), identity, cut });
+    }
+    drop(held);
+    drop(thaw);
+    Ok(instant)
+}
+
+/// The instant. Dropping it ends copy-before-write and frees the fleece.
+pub(super) struct LiveInstant {
+    volumes: Vec<LiveInstantVolume>,
+    fate: Arc<Fate>,
+    busy: Arc<AtomicBool>,
+}
+
+struct LiveInstantVolume {
+    volume: Arc<LiveVolume>,
+    identity: VolumeIdentity,
+    cut: Arc<Cut>,
+}
+
+impl Drop for LiveInstant {
+    fn drop(&mut self) {
+        for v in &self.volumes {
+            v.volume.set_cut(None);
+        }
+        self.volumes.clear();
+        self.busy.store(false, SeqCst);
+    }
+}
+
+impl SetInstant for LiveInstant {
+    fn volumes(&self) -> Vec<&dyn InstantVolume> {
+        self.volumes.iter().map(|v| v as &dyn InstantVolume).collect()
+    }
+    fn intact(&self) -> Result<()> {
+        self.fate.check()
+    }
+}
+
+impl InstantVolume for LiveInstantVolume {
+    fn identity(&self) -> VolumeIdentity {
+        self.identity.clone()
+    }
+    fn geometry(&self) -> Geometry {
+        self.volume.geometry()
+    }
+    fn changed(&self, tracking: Uuid, generation: Generation) -> Changed {
+        // Writes since the instant may be named as well; they cost a read, which gives the old bytes.
+        self.volume.changed(tracking, generation, self.identity.generation)
+    }
+    fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
+        self.cut.next_data(from)
+    }
+    fn read(&self, extent: u64, out: &mut [u8]) -> Result<()> {
+        self.cut.read(extent, out)
+    }
+    fn taken(&self, extents: ExtentRange) {
+        self.cut.taken(extents);
+    }
+}

@@ -1,0 +1,412 @@
+//! One promise, one short story.
+
+use super::world::*;
+use crate::backup::Changed;
+use crate::live::{Adopted, FleeceOptions, Hooks, LiveOptions, LiveSet, LiveState, LiveVolume, Observer};
+use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Uuid};
+use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Late, MemBlock, kit};
+use rekindle_io::fault::{Crash, FaultOp};
+use rekindle_io::logfile::{LogDir, MemDir, RealDir};
+use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+fn r(start: u64, end: u64) -> ExtentRange {
+    ExtentRange { start, end }
+}
+/// Marked and doubtful extents since a parent; panics when everything is to be compared.
+fn since(i: &dyn crate::backup::SetInstant, p: &Snapshot) -> (Vec<ExtentRange>, Vec<ExtentRange>) {
+    match i.volumes()[0].changed(p.tracking, p.generation) {
+        Changed::Since { marked, compare } => (marked, compare),
+        Changed::CompareAll(why) => panic!("everything, because {why}"),
+    }
+}
+fn why(i: &dyn crate::backup::SetInstant, p: &Snapshot) -> String {
+    match i.volumes()[0].changed(p.tracking, p.generation) {
+        Changed::CompareAll(why) => why,
+        since => panic!("{since:?}"),
+    }
+}
+
+struct MemImage(Mutex<ImageFacts>);
+impl crate::live::Image for MemImage {
+    fn facts(&self) -> Result<ImageFacts> {
+        Ok(*self.0.lock().unwrap())
+    }
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn serves_its_image_unchanged() {
+    for late in [Late::Never, Late::Soon] {
+        kit::check(|| {
+            let disk = MemBlock::new(kit::SIZE);
+            disk.set_late(late);
+            let facts = ImageFacts { inode: 1, size: kit::SIZE, ..ImageFacts::default() };
+            LiveVolume::over(
+                disk,
+                Arc::new(MemImage(Mutex::new(facts))),
+                &LiveOptions::new("v", MemDir::new()),
+            )
+            .unwrap()
+        });
+    }
+}
+
+#[test]
+fn marks_follow_every_parent_and_survive_a_clean_stop() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    v.write_at(0, &[1; 4096]).unwrap();
+    let a = backup(&*m.instant(&set).unwrap(), None).unwrap();
+    v.write_at(5 * EXTENT, &[1; 4096]).unwrap();
+    let b = backup(&*m.instant(&set).unwrap(), Some(&a)).unwrap();
+    v.zero_at(9 * EXTENT - 4096, 8192).unwrap();
+    set.close().unwrap();
+    assert_eq!(v.write_at(0, &[1; 512]).unwrap_err().kind, Kind::Cancelled);
+    let (v, set) = m.open().unwrap();
+    v.trim_at(20 * EXTENT, 4096).unwrap();
+    let i = m.instant(&set).unwrap();
+    assert_eq!(since(&*i, &a), (vec![r(5, 6), r(8, 10), r(20, 21)], vec![]));
+    assert_eq!(since(&*i, &b), (vec![r(8, 10), r(20, 21)], vec![]));
+    let foreign = Snapshot { tracking: Uuid([9; 16]), ..b.clone() };
+    assert!(why(&*i, &foreign).contains("first time"));
+    let newer = Snapshot { generation: Generation(40), ..b };
+    assert!(why(&*i, &newer).contains("older than its newest snapshot"));
+    drop(i);
+    assert!(why(&*m.instant(&set).unwrap(), &a).contains("older"), "a fresh tracking");
+}
+
+#[test]
+fn after_an_unclean_stop_only_active_regions_are_compared() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    let a = backup(&*m.instant(&set).unwrap(), None).unwrap();
+    v.write_at(0, &[1; 4096]).unwrap();
+    for _ in 0..2 {
+        v.checkpoint(false).unwrap();
+    }
+    assert_eq!(v.active_regions(), 0);
+    v.write_at(17 * EXTENT, &[1; 4096]).unwrap();
+    let m = m.crash(Crash::Power { seed: 3 });
+    let (v, set) = m.open().unwrap();
+    let i = m.instant(&set).unwrap();
+    assert_eq!(since(&*i, &a), (vec![r(0, 1)], vec![r(16, 32)]));
+    let b = backup(&*i, Some(&a)).unwrap();
+    drop(i);
+    v.write_at(18 * EXTENT, &[1; 4096]).unwrap();
+    let i = m.instant(&set).unwrap();
+    assert_eq!(since(&*i, &b), (vec![r(18, 19)], vec![]), "the doubt was settled by that backup");
+    assert_eq!(since(&*i, &a), (vec![r(0, 1), r(18, 19)], vec![r(16, 18), r(19, 32)]), "not for this parent");
+}
+
+#[test]
+fn regions_written_all_the_time_cost_no_sync() {
+    let m = Machine::new();
+    let (v, _set) = m.open().unwrap();
+    v.write_at(0, &[1; 4096]).unwrap();
+    let before = m.plan.count();
+    for n in 1..100 {
+        v.write_at(n * 4096, &[1; 4096]).unwrap();
+    }
+    assert_eq!(m.plan.count() - before, 99, "nothing but the writes themselves");
+    m.facts.clock.advance(Duration::from_secs(61));
+    v.tick().unwrap();
+    assert_eq!(v.active_regions(), 1);
+    m.facts.clock.advance(Duration::from_secs(61));
+    v.tick().unwrap();
+    assert_eq!(v.active_regions(), 0);
+}
+
+#[test]
+fn writes_behind_our_back_void_the_tracking() {
+    let check = |behind: &dyn Fn(&Machine), clean: bool, word: &str| {
+        let m = Machine::new();
+        let (v, set) = m.open().unwrap();
+        let a = backup(&*m.instant(&set).unwrap(), None).unwrap();
+        v.write_at(0, &[1; 4096]).unwrap();
+        if clean {
+            set.close().unwrap();
+        }
+        let m = m.crash(Crash::Kill);
+        behind(&m);
+        let (v, set) = m.open().unwrap();
+        let i = m.instant(&set).unwrap();
+        assert!(why(&*i, &a).contains(word) && v.tracked_since().contains(word), "{}", why(&*i, &a));
+    };
+    check(&|m| m.touch(30 * EXTENT, &[7; 4096]), true, "written by somebody else");
+    check(&|m| m.touch(30 * EXTENT, &[7; 4096]), false, "touched it since");
+    check(&|m| m.facts.facts.lock().unwrap().inode = 2, true, "another file");
+    check(&|m| m.facts.facts.lock().unwrap().is_device = true, true, "device");
+    check(&|m| m.state.open("pulse").unwrap().unwrap().set_len(0).unwrap(), false, "not known");
+    let lost = |m: &Machine| {
+        for n in m.state.names().unwrap().iter().filter(|n| n.starts_with("marks")) {
+            m.state.remove(n).unwrap();
+        }
+    };
+    check(&lost, true, "missing");
+}
+
+#[test]
+fn a_grown_image_is_compared_a_shrunk_one_refused() {
+    let m = Machine::new();
+    let (_, set) = m.open().unwrap();
+    let a = backup(&*m.instant(&set).unwrap(), None).unwrap();
+    set.close().unwrap();
+    let reopen = |size, allow| {
+        let info = rekindle_io::block::Info { size, ..m.disk.info() };
+        let facts = ImageFacts { size, ..*m.facts.facts.lock().unwrap() };
+        let m =
+            Machine::with(m.disk.reopened_as(info), m.state.crash(Crash::Kill), facts, m.facts.clock.clone());
+        let options = LiveOptions { allow_shrunk: allow, ..m.options() };
+        m.open_with(&options).map(|(v, set)| (m, v, set))
+    };
+    let (m2, v, set) = reopen(SIZE + EXTENT, false).unwrap();
+    assert_eq!(v.geometry().extents(), SIZE / EXTENT + 1);
+    assert!(why(&*m2.instant(&set).unwrap(), &a).contains("size went from"));
+    let e = reopen(SIZE - EXTENT, false).map(drop).unwrap_err();
+    assert!(e.kind == Kind::Invalid && e.what.contains("cut short"), "{e}");
+    assert_eq!(reopen(SIZE - EXTENT, true).unwrap().1.info().size, SIZE - EXTENT);
+}
+
+#[test]
+fn a_restore_becomes_live_with_its_snapshot_as_parent() {
+    let m = Machine::new();
+    let origin = Snapshot { tracking: Uuid([5; 16]), generation: Generation(7), blocks: full(&m.disk) };
+    let o = m.options();
+    let geometry = rekindle_core::volume::Geometry::new(SIZE, o.extent.unwrap(), 512, 4096).unwrap();
+    let adopted = Adopted {
+        name: "vm".into(),
+        uuid: Uuid([6; 16]),
+        geometry,
+        origin: Some((origin.tracking, origin.generation)),
+        changed: vec![r(3, 5)],
+        image: *m.facts.facts.lock().unwrap(),
+    };
+    LiveState::adopt(&*o.state, &adopted).unwrap();
+    let m = m.crash(Crash::Power { seed: 1 });
+    let (v, set) = m.open().unwrap();
+    v.write_at(9 * EXTENT, &[1; 512]).unwrap();
+    let i = m.instant(&set).unwrap();
+    assert_eq!(i.volumes()[0].identity().uuid, adopted.uuid);
+    assert_ne!(i.volumes()[0].identity().tracking, origin.tracking);
+    assert_eq!(since(&*i, &origin).0, [r(3, 5), r(9, 10)]);
+    for (tracking, g) in [(origin.tracking, 6), (origin.tracking, 8), (Uuid([1; 16]), 7)] {
+        let wrong = Snapshot { tracking, generation: Generation(g), ..origin.clone() };
+        assert!(why(&*i, &wrong).contains("restored"));
+    }
+}
+
+#[test]
+fn generations_that_run_out_begin_a_fresh_tracking() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    v.write_at(0, &[1; 512]).unwrap();
+    let mut last = backup(&*m.instant(&set).unwrap(), None).unwrap();
+    // Not 65,535 instants: the record is moved close to the end.
+    v.push_generation(Generation(u16::MAX - 1));
+    for n in 0..4u64 {
+        v.write_at(n * EXTENT, &[n as u8 + 2; 4096]).unwrap();
+        let i = m.instant(&set).unwrap();
+        let next = backup(&*i, Some(&last)).unwrap();
+        assert!(next.blocks == full(&m.disk), "instant {n}");
+        assert_eq!(next.tracking == last.tracking, n != 1);
+        assert_eq!(
+            n == 1,
+            matches!(i.volumes()[0].changed(last.tracking, last.generation), Changed::CompareAll(_))
+        );
+        last = next;
+    }
+    let m = m.crash(Crash::Power { seed: 0 });
+    let (_, set) = m.open().unwrap();
+    assert!(backup(&*m.instant(&set).unwrap(), Some(&last)).unwrap().blocks == full(&m.disk));
+}
+
+#[test]
+fn a_backup_reads_the_instant_whatever_the_guest_does() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    for e in [0, 1, 2, 3, 40] {
+        v.write_at(e * EXTENT, &[e as u8 + 1; 8192]).unwrap();
+    }
+    let before = full(&m.disk);
+    let i = m.instant(&set).unwrap();
+    v.write_at(EXTENT - 4096, &[9; 8192]).unwrap();
+    v.zero_at(2 * EXTENT, EXTENT).unwrap();
+    v.trim_at(3 * EXTENT, EXTENT).unwrap();
+    assert_eq!(full(&m.disk)[3 * 1024], 4, "the trim was answered and not done");
+    assert_eq!(m.instant(&set).map(drop).unwrap_err().kind, Kind::Busy);
+    // The zeroed extent is a hole now, and was data.
+    let mut data = Vec::new();
+    let mut at = 0;
+    while let Some(d) = i.volumes()[0].next_data(at).unwrap() {
+        data.push(d.start / EXTENT);
+        at = d.end();
+    }
+    assert!(data.contains(&2) && data.contains(&40), "{data:?}");
+    assert!(backup(&*i, None).unwrap().blocks == before);
+    i.volumes()[0].taken(r(0, 48));
+    v.trim_at(3 * EXTENT, EXTENT).unwrap();
+    assert_eq!(full(&m.disk)[3 * 1024], 0);
+    drop(i);
+    assert!(m.instant(&set).is_ok());
+}
+
+#[test]
+fn a_full_or_failing_fleece_gives_up_the_backup_never_the_guest() {
+    for full_fleece in [true, false] {
+        let m = Machine::new();
+        let (v, set) = m.open().unwrap();
+        for e in 0..4 {
+            v.write_at(e * EXTENT, &[1; 4096]).unwrap();
+        }
+        let options = m.fleece(if full_fleece { 2 * EXTENT } else { 1 << 30 });
+        let i = set.instant(&crate::live::NoHooks, &options).unwrap();
+        for e in 0..2 {
+            v.write_at(e * EXTENT, &[2; 4096]).unwrap();
+        }
+        if full_fleece {
+            i.volumes()[0].taken(r(0, 1));
+            v.write_at(2 * EXTENT, &[2; 4096]).unwrap();
+            i.intact().expect("what was taken makes room");
+        } else {
+            m.plan.fail_next(FaultOp::Write, Kind::Failed);
+        }
+        v.write_at(3 * EXTENT, &[2; 4096]).unwrap();
+        let e = i.intact().unwrap_err();
+        assert_eq!(e.kind, if full_fleece { Kind::Full } else { Kind::Failed }, "{e}");
+        assert!(i.volumes()[0].read(1, &mut vec![0; EXTENT as usize]).is_err());
+        v.write_at(3 * EXTENT, &[3; 4096]).unwrap();
+        drop(i);
+        assert!(options.dir.names().unwrap().is_empty(), "the fleece is gone");
+        assert!(m.instant(&set).unwrap().intact().is_ok(), "the next one starts afresh");
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    log: Mutex<Vec<&'static str>>,
+    refuse: bool,
+}
+impl Hooks for Script {
+    fn before(&self, _limit: Duration) -> Result<()> {
+        self.log.lock().unwrap().push("before");
+        if self.refuse { Err(Error::new(Kind::Cancelled, "freeze failed")) } else { Ok(()) }
+    }
+    fn after(&self) {
+        self.log.lock().unwrap().push("after");
+    }
+}
+
+#[test]
+fn the_instant_waits_for_running_writes_and_gives_up_in_time() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    v.write_at(0, &[1; 512]).unwrap();
+    m.disk.set_late(Late::Held);
+    let writer = std::thread::spawn({
+        let v = v.clone();
+        move || v.write_at(0, &[2; 512])
+    });
+    while m.disk.held() == 0 {
+        std::thread::yield_now();
+    }
+    let script = Script::default();
+    let quick = FleeceOptions { drain_limit: Duration::from_millis(20), ..m.fleece(1 << 30) };
+    let e = set.instant(&script, &quick).map(drop).unwrap_err();
+    assert!(e.kind == Kind::Busy && e.what.contains("running writes"), "{e}");
+    assert_eq!(*script.log.lock().unwrap(), ["before", "after"]);
+    let refusing = Script { refuse: true, ..Script::default() };
+    assert!(set.instant(&refusing, &quick).is_err());
+    assert_eq!(*refusing.log.lock().unwrap(), ["before", "after"]);
+    let helper = std::thread::spawn({
+        let disk = m.disk.clone();
+        move || {
+            std::thread::sleep(Duration::from_millis(20));
+            disk.set_late(Late::Never);
+            disk.let_go(10);
+        }
+    });
+    let i = set.instant(&script, &m.fleece(1 << 30)).unwrap();
+    helper.join().unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(backup(&*i, None).unwrap().blocks[0], 2, "what ran when it began is in it");
+}
+
+#[derive(Default)]
+struct Counts([AtomicU64; 2]);
+impl Observer for Counts {
+    fn read(&self, range: ByteRange) {
+        self.0[0].fetch_add(range.len, SeqCst);
+    }
+    fn write(&self, range: ByteRange) {
+        self.0[1].fetch_add(range.len, SeqCst);
+    }
+}
+
+#[test]
+fn the_observer_sees_the_guest_and_not_the_backup() {
+    let m = Machine::new();
+    let counts = Arc::new(Counts::default());
+    let options = LiveOptions { observer: Some(counts.clone()), ..m.options() };
+    let (v, set) = m.open_with(&options).unwrap();
+    v.write_at(0, &[1; 4096]).unwrap();
+    v.read_at(0, &mut [0; 512]).unwrap();
+    backup(&*m.instant(&set).unwrap(), None).unwrap();
+    assert_eq!(counts.0.each_ref().map(|c| c.load(SeqCst)), [512, 4096]);
+}
+
+#[test]
+fn a_state_folder_that_fails_fails_the_first_write_of_a_region_only() {
+    let m = Machine::new();
+    let (v, _set) = m.open().unwrap();
+    v.write_at(0, &[1; 512]).unwrap();
+    m.plan.fail_next(FaultOp::Sync, Kind::Failed);
+    assert_eq!(v.write_at(SIZE / 2, &[1; 512]).unwrap_err().kind, Kind::Failed);
+    v.write_at(512, &[1; 512]).unwrap();
+    assert!(full(&m.disk)[(SIZE / 2 / BLOCK) as usize] == 0, "not written without being known");
+}
+
+/// With a real file, real locks and real times.
+#[test]
+fn a_real_image_is_tracked_across_a_clean_stop() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("vm.raw");
+    std::fs::File::create(&path).unwrap().set_len(8 << 20).unwrap();
+    let open = || {
+        let options = LiveOptions::new("vm", RealDir::open(&tmp.path().join("state")).unwrap());
+        let v = LiveVolume::open(&path, &options).unwrap();
+        (v.clone(), LiveSet::new("vm", vec![v]))
+    };
+    let fleece = FleeceOptions::new(RealDir::open(&tmp.path().join("fleece")).unwrap());
+    let (v, set) = open();
+    set.start().unwrap();
+    let again = LiveOptions::new("vm", RealDir::open(&tmp.path().join("other")).unwrap());
+    assert_eq!(LiveVolume::open(&path, &again).map(drop).unwrap_err().kind, Kind::Busy);
+    v.write_at(0, &[1; 4096]).unwrap();
+    let i = set.instant(&crate::live::NoHooks, &fleece).unwrap();
+    let id = i.volumes()[0].identity();
+    v.write_at(0, &[2; 4096]).unwrap();
+    let mut old = vec![0; 65536];
+    i.volumes()[0].read(0, &mut old).unwrap();
+    assert_eq!((old[0], old[4096]), (1, 0));
+    drop(i);
+    v.write_at(3 << 16, &[1; 512]).unwrap();
+    set.close().unwrap();
+    drop((v, set));
+    let changed = |set: &LiveSet| {
+        set.instant(&crate::live::NoHooks, &fleece).unwrap().volumes()[0].changed(id.tracking, id.generation)
+    };
+    let (v, set) = open();
+    assert_eq!(changed(&set), Changed::Since { marked: vec![r(0, 1), r(3, 4)], compare: vec![] });
+    set.close().unwrap();
+    drop((v, set));
+    let second = FileBlock::open(&path, &FileOptions::default()).unwrap();
+    second.write_at(1 << 20, &[1; 512]).unwrap();
+    drop(second);
+    let (_v, set) = open();
+    assert!(matches!(changed(&set), Changed::CompareAll(why) if why.contains("written by somebody else")));
+}

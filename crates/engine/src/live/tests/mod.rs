@@ -1,0 +1,5 @@
+//! Tests of the live volume.
+
+mod basics;
+mod history;
+mod world;
