@@ -13,4 +13,4 @@ pub use schedule::{
     WEIGHT, Wanted, neighbours,
 };
 pub use state::{Place, State};
-pub use throttle::{Link, PROBE, Throttle};
+pub use throttle::{Link, PROBE, Throttle, WINDOW_MAX};

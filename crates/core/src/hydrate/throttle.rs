@@ -25,6 +25,8 @@ const MIN_WINDOW: Duration = Duration::from_secs(60);
 const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// Length of one bandwidth sample, at least; longer on slow links (four round trips).
 const SAMPLE: Duration = Duration::from_millis(50);
+/// The window's bound whatever the link: what is on the way is memory.
+pub const WINDOW_MAX: u64 = 24 << 20;
 /// Queueing delay aimed at, as a share of the minimum latency.
 const TARGET: f64 = 0.25;
 /// No queue is noticed below this: timer and scheduler noise.
@@ -134,6 +136,10 @@ impl Throttle {
     pub fn is_paused(&self) -> bool {
         self.paused
     }
+    /// What a fetch of one extent moves, on average of late.
+    pub fn extent_stored(&self) -> u64 {
+        self.extent as u64
+    }
     /// The most bytes one request should ask for: one extent, or a quarter of what the link moves in its least latency.
     pub fn chunk(&self) -> u64 {
         let quarter = self.rate.get().zip(self.latency_min.get()).map_or(0.0, |(rate, min)| rate * min / 4.0);
@@ -174,10 +180,10 @@ impl Throttle {
     pub fn ended(&mut self, bytes: u64) {
         self.in_flight = self.in_flight.saturating_sub(bytes);
     }
-    /// A background fetch of `bytes` came after `latency`.
-    pub fn came(&mut self, now: Duration, bytes: u64, latency: Duration) {
+    /// A background fetch came after `latency`: `asked` is what [`Throttle::started`] was told, `bytes` what moved.
+    pub fn came(&mut self, now: Duration, asked: u64, bytes: u64, latency: Duration) {
         let full = self.in_flight as f64 >= self.window - self.extent;
-        self.ended(bytes);
+        self.ended(asked);
         self.extent += (bytes as f64 - self.extent) / 64.0;
         self.measure(now, bytes, latency);
         self.steer(now, bytes as f64, latency.as_secs_f64(), full);
@@ -246,9 +252,9 @@ impl Throttle {
         match (self.rate.get(), self.latency_min.get()) {
             (Some(rate), Some(min)) => {
                 let full = rate * min + self.extent;
-                (2.0 * (rate * min - self.extent)).max(full).max(least)
+                (2.0 * (rate * min - self.extent)).max(full).min(WINDOW_MAX as f64).max(least)
             }
-            _ => f64::MAX,
+            _ => (WINDOW_MAX as f64).max(least),
         }
     }
 }
@@ -313,7 +319,7 @@ mod tests {
                             waits.push(latency.as_secs_f64());
                         }
                     } else {
-                        throttle.came(t(now), self.stored, latency);
+                        throttle.came(t(now), self.stored, self.stored, latency);
                         filled += if now > 2.0 { self.stored } else { 0 };
                     }
                 }

@@ -103,6 +103,7 @@ fn auto_key(f: &Facts) -> Option<u64> {
 pub struct Ranker {
     order: Order,
     limit: usize,
+    /// Key, then extent and weight in one (the weight in the low four bits).
     best: Vec<(u64, u64)>,
 }
 
@@ -117,17 +118,17 @@ impl Ranker {
     /// One extent's facts, each extent once, in any order.
     pub fn offer(&mut self, extent: u64, facts: &Facts) {
         if let Some(key) = self.order.key(facts) {
-            self.push(key, extent);
+            self.push(key, extent, facts.weight());
         }
     }
     /// Extents to bring early though nobody touched them; only `auto` takes hints. May overlap what was offered.
     pub fn hint(&mut self, extents: ExtentRange) {
         if self.order == Order::Auto {
-            extents.iter().for_each(|e| self.push(HINTED, e));
+            extents.iter().for_each(|e| self.push(HINTED, e, 0));
         }
     }
-    fn push(&mut self, key: u64, extent: u64) {
-        self.best.push((key, extent));
+    fn push(&mut self, key: u64, extent: u64, weight: u64) {
+        self.best.push((key, extent << 4 | weight));
         if self.best.len() >= 2 * self.limit + 1024 {
             self.dedup();
             if self.best.len() > self.limit {
@@ -138,15 +139,20 @@ impl Ranker {
     }
     /// An extent that was offered and hinted keeps its better place.
     fn dedup(&mut self) {
-        self.best.sort_unstable_by_key(|&(key, extent)| (extent, key));
-        self.best.dedup_by_key(|&mut (_, extent)| extent);
+        // What was offered stands before what was only hinted where the keys are the same, for its weight.
+        self.best.sort_unstable_by_key(|&(key, packed)| (packed >> 4, key, !packed & 15));
+        self.best.dedup_by_key(|&mut (_, packed)| packed >> 4);
     }
     /// The hot list: extents in restore order, each once.
-    pub fn finish(mut self) -> Vec<u64> {
+    pub fn finish(self) -> Vec<u64> {
+        self.finish_weighed().into_iter().map(|(extent, _)| extent).collect()
+    }
+    /// The hot list with the usage weight of each extent (0: only hinted).
+    pub fn finish_weighed(mut self) -> Vec<(u64, u8)> {
         self.dedup();
         self.best.sort_unstable();
         self.best.truncate(self.limit);
-        self.best.into_iter().map(|(_, extent)| extent).collect()
+        self.best.into_iter().map(|(_, packed)| (packed >> 4, (packed & 15) as u8)).collect()
     }
 }
 

@@ -403,16 +403,26 @@ impl UsageMap {
         }
         Ok(())
     }
-    /// The hot list: extents in restore order, at most `limit`; `hints` are ranges that come early though nobody touched
-    /// them (changed in the latest snapshots, file-system metadata).
-    pub fn hot_list(&self, order: Order, hints: &[ExtentRange], limit: usize) -> Result<Vec<u64>> {
+    /// The hot list: extents in restore order with their usage weights, at most `limit`; `hints` are ranges that come early
+    /// though nobody touched them (changed in the latest snapshots, file-system metadata).
+    pub fn hot_list_weighed(
+        &self,
+        order: Order,
+        hints: &[ExtentRange],
+        limit: usize,
+    ) -> Result<Vec<(u64, u8)>> {
         let mut ranker = Ranker::new(order, limit);
         self.visit(&mut |extent, facts| ranker.offer(extent, facts))?;
         let end = self.geometry.extents();
         for h in hints {
             ranker.hint(ExtentRange { start: h.start.min(end), end: h.end.min(end) });
         }
-        Ok(ranker.finish())
+        Ok(ranker.finish_weighed())
+    }
+    /// The same without weights.
+    pub fn hot_list(&self, order: Order, hints: &[ExtentRange], limit: usize) -> Result<Vec<u64>> {
+        let list = self.hot_list_weighed(order, hints, limit)?;
+        Ok(list.into_iter().map(|(extent, _)| extent).collect())
     }
     /// Histogram and coverage curve.
     pub fn coverage(&self, by: Order) -> Result<Coverage> {

@@ -13,3 +13,12 @@ mod touches;
 
 pub use exchange::{Inherited, UsageSnapshot};
 pub use map::{FOLD_PAGES, Opened, UsageMap};
+
+impl crate::restore::GuestUse for UsageMap {
+    fn read(&self, range: rekindle_core::volume::ByteRange) {
+        UsageMap::read(self, range);
+    }
+    fn write(&self, range: rekindle_core::volume::ByteRange) {
+        UsageMap::write(self, range);
+    }
+}

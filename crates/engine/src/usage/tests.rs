@@ -169,7 +169,7 @@ fn a_scan_counts_but_scores_little() {
     let f = w.facts();
     assert_eq!((f[&300].reads, f[&2000].reads), (3, 3));
     assert!(f[&300].score < f[&2000].score && f[&300].rate == f[&2000].rate);
-    let hot = w.map.hot_list(Order::Score, &[], 26).unwrap();
+    let hot = w.map.hot_list(Order::Score, &[], 25).unwrap();
     assert!(hot.iter().all(|e| *e < 16 || *e >= 2000), "a scan is known from its 16th extent on: {hot:?}");
 }
 
