@@ -260,6 +260,27 @@ fn who_never_reads_blocks_nobody_and_no_stop() {
 }
 
 #[test]
+fn a_goodbye_without_waiting_loses_nothing() {
+    watch_panics();
+    let disk = Disk::new(MIB);
+    disk.manner(Manner::Stalled);
+    let w = world(&disk);
+    let write = |i: u64| [request(Mode::Simple, CMD_WRITE, 0, i * 4096, 4096), vec![7; 4096]].concat();
+    let writes: Vec<u8> = (0..8).flat_map(write).collect();
+    let mut s = raw(&w);
+    s.write_all(&[hello(Mode::Simple), writes, request(Mode::Simple, CMD_DISC, 0, 0, 0)].concat()).unwrap();
+    eventually("the device has them", || disk.seen.load(Ordering::Relaxed) == 8);
+    drop(s);
+    std::thread::sleep(Duration::from_millis(300));
+    disk.release();
+    eventually("they are written", || {
+        disk.bytes.lock().unwrap().iter().filter(|b| **b == 7).count() == 8 * 4096
+    });
+    disk.manner(Manner::Now);
+    still_well(&w, &disk);
+}
+
+#[test]
 fn a_device_that_panics_takes_one_connection_along() {
     watch_panics();
     let disk = Disk::new(MIB);

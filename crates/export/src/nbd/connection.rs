@@ -148,7 +148,10 @@ impl Session<'_> {
             match next {
                 Next::Full => {}
                 Next::Need(n) => self.receive(n)?,
-                Next::Disconnect => return Ok(()),
+                Next::Disconnect => {
+                    self.link.farewell();
+                    return Ok(());
+                }
                 Next::Large(raw, what) => {
                     let mut large = Large {
                         input: &mut self.input,

@@ -6,7 +6,8 @@
 //! a slow client blocks these two and never a device.
 //!
 //! What is late is bounded per connection (count and bytes) and per server (bytes): at the bound the connection stops
-//! reading, which is all the back-pressure a client needs.
+//! reading, which is all the back-pressure a client needs. A connection that waits for little is never stopped because
+//! of others: when the backup is away, requests that need nothing from it go on.
 
 use super::socket::Socket;
 use rekindle_core::nbd::reply::{self, ReadPiece};
@@ -55,6 +56,9 @@ pub(super) struct Room {
     pub(super) server_bytes: u64,
 }
 
+/// So much each connection may have late whatever the others do.
+const OWN: u64 = 1 << 20;
+
 /// One connection, as its own threads, the device and the server see it.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -62,6 +66,7 @@ pub(super) struct Link {
     send: Mutex<()>,
     dead: AtomicBool,
     closing: AtomicBool,
+    farewell: AtomicBool,
     late: Mutex<Late>,
     changed: Condvar,
     server_bytes: Arc<AtomicU64>,
@@ -74,6 +79,7 @@ impl Link {
             send: Mutex::new(()),
             dead: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            farewell: AtomicBool::new(false),
             late: Mutex::default(),
             changed: Condvar::new(),
             server_bytes,
@@ -109,7 +115,7 @@ impl Link {
         let guard = self.send.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = !self.is_dead() && self.socket.send(parts).is_ok();
         drop(guard);
-        if !sent {
+        if !sent && !self.farewell.load(Ordering::Acquire) {
             self.kill();
         }
         sent
@@ -158,7 +164,7 @@ impl Link {
         let mut late = self.lock();
         loop {
             let full = late.unanswered >= room.requests || late.bytes >= room.bytes;
-            if !full && !crowded() {
+            if !full && !(late.bytes >= OWN && crowded()) {
                 return !self.is_dead();
             }
             // Nobody tells this connection when another one made room, so it looks more often.
@@ -168,7 +174,11 @@ impl Link {
             }
         }
     }
-    /// Waits until every late request is answered, the client is gone, or `until` has passed.
+    /// The client said goodbye properly: what it asked before is carried out even if it does not wait for the answers.
+    pub(super) fn farewell(&self) {
+        self.farewell.store(true, Ordering::Release);
+    }
+    /// Waits until every late request is answered or the client is gone.
     pub(super) fn drain(&self) {
         let mut late = self.lock();
         while late.unanswered > 0 {
@@ -195,7 +205,8 @@ impl Link {
         }
         drop(late);
         // We closed the reading half ourselves when closing, and the kernel reports that as a hang-up of sorts.
-        if !self.is_closing() && self.socket.hung_up() {
+        let expected = self.is_closing() || self.farewell.load(Ordering::Acquire);
+        if !expected && self.socket.hung_up() {
             self.kill();
             return None;
         }

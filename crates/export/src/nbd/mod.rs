@@ -80,7 +80,7 @@ pub struct Bounds {
     pub late_requests: usize,
     /// Bytes of reads and writes of one connection that are answered late.
     pub late_bytes: u64,
-    /// The same of all connections together.
+    /// The same of all connections together; each may have 1 MiB whatever the others do.
     pub late_bytes_total: u64,
 }
 
@@ -90,7 +90,7 @@ impl Default for Bounds {
             connections: 128,
             negotiation: Duration::from_secs(10),
             late_requests: 256,
-            late_bytes: 8 << 20,
+            late_bytes: 16 << 20,
             late_bytes_total: 32 << 20,
         }
     }
@@ -136,7 +136,7 @@ pub struct ExportSpec {
     pub description: String,
     /// What is served. Its info is taken when the export is added.
     pub device: Arc<dyn Block>,
-    /// Also served under the empty name.
+    /// Also served under the empty name, as long as it is the only export that says so.
     pub is_default: bool,
 }
 
@@ -157,6 +157,7 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<Listen>,
     grace: Duration,
+    ended: bool,
 }
 
 impl Server {
@@ -180,7 +181,8 @@ impl Server {
             late_bytes: Arc::default(),
         });
         let wake = Arc::new(Wake::new()?);
-        let mut server = Server { inner, wake, threads: Vec::new(), addresses, grace: options.grace };
+        let mut server =
+            Server { inner, wake, threads: Vec::new(), addresses, grace: options.grace, ended: false };
         for listener in listeners {
             let (inner, wake) = (Arc::clone(&server.inner), Arc::clone(&server.wake));
             let thread = std::thread::Builder::new().name("nbd-accept".into());
@@ -216,6 +218,9 @@ impl Server {
         self.end(grace)
     }
     fn end(&mut self, grace: Duration) -> bool {
+        if std::mem::replace(&mut self.ended, true) {
+            return true;
+        }
         self.wake.fire();
         for t in self.threads.drain(..) {
             let _ = t.join();

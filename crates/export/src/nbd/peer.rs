@@ -5,9 +5,8 @@
 //! the client gets what it asks for.
 
 use super::connection::Asked;
-use rustix::net::sockopt::socket_peercred;
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +39,7 @@ pub(super) struct Habits(Mutex<VecDeque<Known>>);
 impl Peer {
     /// The process behind a Unix socket, when the kernel names one we can see.
     pub(super) fn of(fd: &OwnedFd) -> Option<Peer> {
-        let pid = u32::try_from(socket_peercred(fd).ok()?.pid.as_raw_nonzero().get()).ok()?;
+        let pid = peer_pid(fd)?;
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         Peer::parse(pid, &stat)
     }
@@ -58,6 +57,25 @@ impl Peer {
         (self.pid == other.pid && self.started == other.started)
             || (self.parent == other.pid && self.name == other.name && other.started <= self.started)
     }
+}
+
+/// The process that connected, if it is one this process can see. Not by rustix: its type has no room for the 0 that
+/// the kernel gives for a process of another pid namespace.
+fn peer_pid(fd: &OwnedFd) -> Option<u32> {
+    let mut cred = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut len = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `cred` and `len` are live for the call, and `len` is the size of `cred`, all of whose bit patterns are
+    // valid; the descriptor is borrowed for the call.
+    let r = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut cred).cast(),
+            &raw mut len,
+        )
+    };
+    u32::try_from(cred.pid).ok().filter(|pid| r == 0 && *pid > 0)
 }
 
 impl Habits {

@@ -126,7 +126,8 @@ impl Catalogue for Registry {
     fn find(&self, name: &str) -> Option<ExportInfo> {
         let inside = self.lock();
         let entry = if name.is_empty() && !inside.exports.contains_key("") {
-            inside.exports.values().find(|e| e.spec.is_default)
+            let mut defaults = inside.exports.values().filter(|e| e.spec.is_default);
+            defaults.next().filter(|_| defaults.next().is_none())
         } else {
             inside.exports.get(name)
         };
