@@ -1,0 +1,180 @@
+//! Goal: a restoring set under real threads: several guests, fill, mover, verification and a hand-over in the midst.
+//! Method: every guest thread owns every n-th block of 512 bytes, so that it knows what it must read; neighbours share
+//! extents, so the claims are contended. And: a volume of 16 TiB opens at once.
+
+use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
+use rekindle_engine::restore::{
+    Adopt, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, Verifier, VolumeParts,
+};
+use rekindle_io::Result;
+use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, Late, MemBlock};
+use rekindle_io::clock::SystemClock;
+use rekindle_io::holder::{MemHolder, Presence};
+use rekindle_io::logfile::{LogDir, MemDir, RealDir};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::time::{Duration, Instant};
+
+struct AsIs;
+impl Adopt for AsIs {
+    fn adopt(&self, volumes: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+        Ok(volumes.into_iter().map(|s| s.device).collect())
+    }
+}
+
+fn volume(holder: &Arc<MemHolder>, target: Arc<dyn Block>) -> NewVolume {
+    NewVolume {
+        name: "data".into(),
+        volume: Uuid([1; 16]),
+        destination: "disk".into(),
+        parts: VolumeParts { holder: holder.clone(), target, fresh: true, usage: None, uncache: None },
+    }
+}
+
+fn open(state: Arc<dyn LogDir>, v: NewVolume, log: LogLimits) -> Arc<RestoreSet> {
+    let pace = MoverPace { move_after: Duration::from_millis(3), settle_after: Duration::from_millis(20) };
+    let options = RestoreOptions { log, pace, ..RestoreOptions::default() };
+    RestoreSet::create(state, "shop", vec![v], options, Arc::new(SystemClock::new())).unwrap()
+}
+
+fn fill(set: &RestoreSet) {
+    let (g, holder) = set.shapes().remove(0);
+    let mut known = Vec::new();
+    for e in 0..g.extents() {
+        known.clear();
+        holder.presence(e, 1, &mut known).unwrap();
+        match known[0] {
+            Presence::Zero => drop(set.make_zero(0, ExtentRange { start: e, end: e + 1 })),
+            _ => drop(set.fetch(0, &[e])),
+        }
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// What block `i` of guest `me` must hold after it wrote `tag` (0: nothing, MAX: zeros).
+fn expected(tag: u64, at: u64, truth: &[u8]) -> Vec<u8> {
+    match tag {
+        0 => truth[at as usize..at as usize + 512].to_vec(),
+        u64::MAX => vec![0; 512],
+        tag => tag.to_le_bytes().repeat(64),
+    }
+}
+
+/// One guest: writes its own blocks, reads them back at once and later, flushes now and then.
+fn guest(device: &dyn Block, me: u64, guests: u64, blocks: u64, stop: &AtomicBool, truth: &[u8]) -> u64 {
+    let mut mine: Vec<u64> = vec![0; (blocks / guests) as usize];
+    let mut seed = me + 1;
+    let mut draw = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        seed >> 33
+    };
+    let place = |i: u64| (i * guests + me) * 512;
+    let check = |i: u64, tag: u64| {
+        let mut got = vec![0; 512];
+        device.read_at(place(i), &mut got).unwrap();
+        assert!(got == expected(tag, place(i), truth), "guest {me}, block {i}: not what it wrote");
+    };
+    let mut ops = 0;
+    while !stop.load(Relaxed) {
+        let i = draw() % (blocks / guests);
+        match draw() % 8 {
+            0..3 => {
+                let tag = draw() | 1 << 40;
+                device.write_at(place(i), &tag.to_le_bytes().repeat(64)).unwrap();
+                mine[i as usize] = tag;
+            }
+            3 => {
+                device.trim_at(place(i), 512).unwrap();
+                mine[i as usize] = u64::MAX;
+            }
+            4 if draw() % 4 == 0 => device.flush().unwrap(),
+            _ => check(i, mine[i as usize]),
+        }
+        ops += 1;
+    }
+    (0..blocks / guests).for_each(|i| check(i, mine[i as usize]));
+    ops
+}
+
+/// Completes, verifies and hands over while the guests go on.
+fn restore_under(set: &RestoreSet) {
+    let began = Instant::now();
+    while !set.is_complete() {
+        fill(set);
+        assert!(began.elapsed() < Duration::from_secs(60), "does not complete: {:?}", set.status());
+    }
+    let mut at = Verifier::default();
+    while set.verify_step(&mut at).unwrap() == Step::Worked {}
+    assert!(at.mended == 0 && at.verified_bytes + at.skipped > 0);
+    std::thread::sleep(Duration::from_millis(50));
+    let done = set.hand_over(&AsIs, false).unwrap();
+    assert!(done.verified);
+    eprintln!("held for {:?} with {} bytes in the log", done.pause, done.log_bytes);
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+#[test]
+fn guests_fill_mover_and_hand_over_at_once() {
+    let size = 5 << 20;
+    let g = Geometry::new(size, ExtentBytes::new(16 << 10).unwrap(), 512, 4096).unwrap();
+    let data = [ExtentRange { start: 0, end: 150 }, ExtentRange { start: 200, end: g.extents() }];
+    let holder = MemHolder::from_pattern(g, &data, 3);
+    holder.answer_late(Duration::from_micros(500));
+    let mut truth = vec![0; size as usize];
+    truth.chunks_mut(16 << 10).enumerate().for_each(|(e, part)| holder.truth(e as u64, part));
+    let disk = MemBlock::new(size);
+    disk.set_late(Late::Soon);
+    let log = LogLimits { segment_bytes: 256 << 10, bytes_max: 2 << 20, pieces_max: 4000, block_bytes: 4096 };
+    let set = open(MemDir::new(), volume(&holder, disk.clone()), log);
+    set.start(2).unwrap();
+    set.set_online();
+    let stop = AtomicBool::new(false);
+    let device = set.volumes()[0].clone();
+    let ops: u64 = std::thread::scope(|s| {
+        let start = |me| {
+            let (device, stop, truth) = (device.clone(), &stop, &truth);
+            s.spawn(move || guest(&*device, me, 4, size / 512, stop, truth))
+        };
+        let guests: Vec<_> = (0..4).map(start).collect();
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| restore_under(&set)));
+        stop.store(true, Relaxed);
+        let ops = guests.into_iter().map(|t| t.join().expect("a guest saw what it wrote")).sum();
+        ended.expect("background");
+        ops
+    });
+    assert!(ops > 200, "the guests hardly ran: {ops}");
+    eprintln!("{ops} operations of guests");
+    set.stop().unwrap();
+    let (mut direct, mut through) = (vec![0; size as usize], vec![0; size as usize]);
+    disk.read_at(0, &mut direct).unwrap();
+    device.read_at(0, &mut through).unwrap();
+    assert!(direct == through, "after the hand-over the destination alone is the volume");
+}
+
+#[test]
+fn sixteen_tib_open_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.raw");
+    let size = (16u64 << 40) - (1 << 20);
+    let made = std::fs::File::create(&path).and_then(|f| f.set_len(size));
+    let target: Arc<dyn Block> = match made {
+        Ok(()) => FileBlock::open(&path, &FileOptions::default()).unwrap(),
+        // The file system here holds no file of that size.
+        Err(_) => MemBlock::new(size),
+    };
+    let g = Geometry::new(size, ExtentBytes::DEFAULT, 512, 4096).unwrap();
+    let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: 1 << 20 }], 3);
+    let state = RealDir::open(&dir.path().join("state")).unwrap();
+    let began = Instant::now();
+    let set = open(state, volume(&holder, target), LogLimits::default());
+    let created = began.elapsed();
+    let mut first = vec![0; 4096];
+    set.volumes()[0].read_at(5 << 20, &mut first).unwrap();
+    let first_byte = began.elapsed();
+    let mut want = vec![0; 1 << 16];
+    holder.truth(80, &mut want);
+    assert_eq!(first, want[..4096]);
+    eprintln!("16 TiB: made durable and ready in {created:?}, first byte after {first_byte:?}");
+    // Generous: a machine may be busy. The target is 50 ms.
+    assert!(first_byte < Duration::from_secs(2));
+}
