@@ -26,6 +26,7 @@ fn volume(holder: &Arc<MemHolder>, target: Arc<dyn Block>) -> NewVolume {
     NewVolume {
         name: "data".into(),
         volume: Uuid([1; 16]),
+        origin: None,
         destination: "disk".into(),
         parts: VolumeParts { holder: holder.clone(), target, fresh: true, usage: None, uncache: None },
     }

@@ -3,7 +3,8 @@
 
 use crate::model::{BLOCK, Model};
 use crate::rng::Rng;
-use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry};
+use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_engine::backup::{Changed, SetInstant};
 use rekindle_engine::restore::{
     Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, Settling, Step, Verifier,
     VolumeParts,
@@ -85,6 +86,18 @@ pub struct World {
     power: bool,
     /// Handed over: the disks are the volumes.
     pub live: bool,
+    backup: Option<Backup>,
+    /// Backups that read what their instant held, and backups that were given up.
+    pub backups: (u64, u64),
+}
+
+/// A backup under way: an open instant, and what both volumes held then.
+struct Backup {
+    instant: Box<dyn SetInstant>,
+    held: Vec<Vec<u8>>,
+    next: u64,
+    /// Extents that differed from the moment.
+    changed: Vec<Vec<u64>>,
 }
 
 /// The live side of a hand-over: checks what it is given, keeps a durable state of its own, serves the disk.
@@ -164,6 +177,8 @@ impl World {
             late: 0,
             power: false,
             live: false,
+            backup: None,
+            backups: (0, 0),
         }
     }
     fn options(&self) -> RestoreOptions {
@@ -220,7 +235,8 @@ impl World {
         if known.is_none() {
             let volume = |v: usize| NewVolume {
                 name: ["data", "wal"][v].into(),
-                volume: rekindle_core::volume::Uuid([v as u8; 16]),
+                volume: Uuid([v as u8; 16]),
+                origin: Some((Uuid([9; 16]), Generation(4))),
                 destination: format!("disk {v}"),
                 parts: self.parts(v),
             };
@@ -326,6 +342,7 @@ impl World {
     }
     /// The machine goes down; what is in memory is lost.
     pub fn crash(&mut self, crash: Crash) {
+        self.backup = None;
         self.set = None;
         self.dir = self.dir.crash(crash);
         self.disks = self.disks.iter().map(|d| d.crash(crash)).collect();
@@ -344,7 +361,8 @@ impl World {
     pub fn step(&mut self, rng: &mut Rng) -> std::result::Result<(), End> {
         let set = self.set.clone().expect("steps are of a living process");
         let v = rng.below(2) as usize;
-        let done = match rng.below(32) {
+        let done = match rng.below(35) {
+            32..35 => self.backup_step(rng),
             0..8 => self.guest_write(rng, v),
             8..11 => self.guest_zero(rng, v),
             11..16 => self.guest_read(rng, v),
@@ -390,6 +408,70 @@ impl World {
             _ if self.plan.is_dead() => Err(End::Died),
             other => other,
         }
+    }
+    /// Opens an instant, or reads a few extents of the open one and compares them with what was held then.
+    fn backup_step(&mut self, rng: &mut Rng) -> std::result::Result<(), End> {
+        let set = self.set.clone().expect("steps are of a living process");
+        let Some(mut b) = self.backup.take() else {
+            // A write that waits may be there in part: then nobody can say what the instant holds.
+            if !self.flying.is_empty() || !rng.one_in(3) {
+                return Ok(());
+            }
+            let instant = match set.instant() {
+                Ok(i) => i,
+                Err(e) => return self.background(Err(e)),
+            };
+            let held = self.models.iter().map(Model::bytes).collect();
+            let changed =
+                self.models.iter().map(|m| m.changed().map(|b| b * BLOCK / EXTENT).collect()).collect();
+            self.backup = Some(Backup { instant, held, next: 0, changed });
+            return Ok(());
+        };
+        self.holders.iter().for_each(|h| h.answer_inline());
+        self.holders.iter().for_each(|h| h.set_available(true));
+        let extents = set.shapes()[0].0.extents();
+        for _ in 0..120 {
+            let (v, e) = ((b.next % 2) as usize, b.next / 2);
+            b.next += 1;
+            if e == extents {
+                self.backups.0 += 1;
+                return self.check_changed(&b);
+            }
+            // All that changed, and some of the rest: reading fills nothing in.
+            if e % 5 != 0 && !b.changed[v].contains(&e) {
+                continue;
+            }
+            let range = set.shapes()[v].0.extent_bytes(e);
+            let mut got = vec![0; range.len as usize];
+            match b.instant.volumes()[v].read(e, &mut got) {
+                Err(e) if e.kind == Kind::Full && b.instant.intact().is_err() => {
+                    self.backups.1 += 1;
+                    return Ok(());
+                }
+                done => self.background(done)?,
+            }
+            if got != b.held[v][range.start as usize..range.end() as usize] {
+                return Err(End::Broken(format!(
+                    "backup: extent {e} of volume {v} is not as at the instant"
+                )));
+            }
+        }
+        self.backup = Some(b);
+        Ok(())
+    }
+    /// A backup whose parent is the restored moment names every extent that differs (invariant 8).
+    fn check_changed(&self, b: &Backup) -> std::result::Result<(), End> {
+        for (volume, changed) in b.instant.volumes().iter().zip(&b.changed) {
+            let Changed::Since { marked, .. } = volume.changed(Uuid([9; 16]), Generation(4)) else {
+                return Err(End::Broken("the restored moment is not known as a parent".into()));
+            };
+            if let Some(e) = changed.iter().find(|e| !marked.iter().any(|r| r.iter().contains(*e))) {
+                return Err(End::Broken(format!(
+                    "backup: extent {e} differs from the parent and is not named"
+                )));
+            }
+        }
+        Ok(())
     }
     fn zeros(&self, v: usize, extents: ExtentRange) -> std::result::Result<(), End> {
         let set = self.set.as_ref().expect("steps are of a living process");
@@ -552,6 +634,7 @@ impl World {
             h.set_available(true);
             h.release(usize::MAX);
         }
+        self.backup = None;
         for round in 0..400 {
             self.clock.advance(Duration::from_secs(40));
             set.timer_step();

@@ -37,12 +37,14 @@ fn run(seed: u64, shape: Shape) -> Result<World, String> {
 }
 
 fn check(seeds: std::ops::Range<u64>, shape: Shape) {
-    let (mut answered, mut late) = (0, 0);
+    let (mut answered, mut late, mut backups) = (0, 0, 0);
     for seed in seeds {
         let world = run(seed, shape).unwrap_or_else(|e| panic!("{e}"));
         answered += world.answered;
         late += world.late;
+        backups += world.backups.0;
     }
+    assert!(backups > 2, "backups while restoring: {backups}");
     assert!(answered > 1000 && late > 20, "the histories do too little: {answered} answered, {late} late");
 }
 

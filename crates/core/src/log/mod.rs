@@ -11,7 +11,7 @@ mod record;
 mod recovery;
 mod segment;
 
-pub use index::{Index, Piece, Source};
+pub use index::{Frozen, Index, Piece, Source};
 pub use record::{HEADER_BYTES, Kind, RECORD_DATA_MAX, Record};
 pub use recovery::{Recovered, recover};
 pub use segment::{SEGMENT_START, SegmentEntry, SegmentHeader, SegmentTable, fresh_block};

@@ -35,6 +35,8 @@ pub struct Settling {
     pub volume: Uuid,
     /// The moment it was restored to: generation 0 of `tracking`.
     pub moment: Uuid,
+    /// Tracking and generation of the snapshot of that moment, if known.
+    pub origin: Option<(Uuid, Generation)>,
     /// The history its generations count in; fresh since the restore began.
     pub tracking: Uuid,
     /// The open generation: what the next write is marked with.
@@ -89,8 +91,14 @@ impl RestoreSet {
                 "not verified yet; the backup is let go only after verification",
             ));
         }
-        self.approach()?;
         let parts = &self.parts;
+        if lock(&parts.instant).is_some() {
+            return Err(Error::new(
+                Kind::Busy,
+                "a backup of this set is running; hand over when it has ended",
+            ));
+        }
+        self.approach()?;
         let began = parts.clock.now();
         let log_bytes = parts.log.used();
         // Whoever asks from now on waits here; who is inside has ended when this returns.
@@ -144,6 +152,7 @@ impl RestoreSet {
                 name: v.name.clone(),
                 volume: p.volume()?,
                 moment: p.moment()?,
+                origin: p.origin()?,
                 tracking: p.tracking()?,
                 generation: Generation(u16::from(plan.generation)),
                 geometry: v.geometry,
@@ -181,7 +190,7 @@ impl RestoreSet {
 /// Removes what a restore left in its folder: after a hand-over was recorded, or to give a restore up.
 pub fn clear(state: &dyn rekindle_io::logfile::LogDir) -> Result<()> {
     for name in state.names()? {
-        if ["log-", "state-", "edges-"].iter().any(|p| name.starts_with(p)) {
+        if name != super::plan::NAME && super::plan::is_ours(&name) {
             state.remove(&name)?;
         }
     }

@@ -3,6 +3,7 @@
 mod claims;
 mod fetch;
 mod handover;
+mod instant;
 mod mover;
 mod pages;
 mod parts;

@@ -132,7 +132,7 @@ impl Mover {
         let pressed = hurry || full >= MOVE_AT || !p.waiting.is_empty();
         let landed = p.landed.load(Acquire);
         // What was left behind can be moved when something changed place; else only a busy claim was in the way.
-        let fresh = p.log.written() > self.passed || self.left_behind && landed != self.landed;
+        let fresh = p.move_limit(p.log.written()) > self.passed || self.left_behind && landed != self.landed;
         if p.log.recycle()? | p.pump() {
             return Ok(Step::Worked);
         }
@@ -142,7 +142,7 @@ impl Mover {
             p.log.flush()?;
             self.last_pass = now;
             self.left_behind = false;
-            self.phase = Phase::Moving { at: (0, 0), mark: p.log.durable() };
+            self.phase = Phase::Moving { at: (0, 0), mark: p.move_limit(p.log.durable()) };
             return Ok(Step::Worked);
         }
         let pending = lock(&p.pending).len();
@@ -167,6 +167,7 @@ impl Mover {
                     continue;
                 }
                 Err(None) => {
+                    // An open instant holds newer records back: they are news again when it ends.
                     self.passed = mark;
                     self.ask(p);
                     return Ok(Step::Worked);

@@ -121,6 +121,16 @@ pub(super) struct Parts {
     pub flush_queue: Mutex<Vec<(u64, Arc<dyn rekindle_io::block::CompletionSink>)>>,
     pub flush_signal: Signal,
     pub stopping: AtomicBool,
+    /// The backup instant that is open, if any: the mover moves nothing newer than it.
+    pub instant: Mutex<Option<Arc<InstantMark>>>,
+}
+
+/// The open instant, as the mover sees it.
+pub(super) struct InstantMark {
+    /// The last record of the instant.
+    pub last: u64,
+    /// The log could not wait any longer: newer records were moved, the instant is no more.
+    pub broken: AtomicBool,
 }
 
 impl Parts {

@@ -3,7 +3,7 @@
 //! and at the hand-over: from that record on the log is void and the destination is the volume.
 
 use super::write_log::LogLimits;
-use rekindle_core::volume::{ExtentBytes, Geometry, Uuid};
+use rekindle_core::volume::{ExtentBytes, Generation, Geometry, Uuid};
 use rekindle_io::logfile::{LogDir, TwoSlot};
 use rekindle_io::{Error, Kind, Result};
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,8 @@ pub struct PlannedVolume {
     pub moment: String,
     /// Fresh for this restore: generations count in it from 0, which is the moment.
     pub tracking: String,
+    /// Tracking and generation of the snapshot it is restored from, which generation 0 stands for.
+    pub origin: Option<(String, u16)>,
     /// Bytes.
     pub size: u64,
     /// Bytes of an extent.
@@ -84,6 +86,10 @@ impl PlannedVolume {
     pub fn tracking(&self) -> Result<Uuid> {
         uuid(&self.tracking)
     }
+    /// What generation 0 stands for.
+    pub fn origin(&self) -> Result<Option<(Uuid, Generation)>> {
+        self.origin.as_ref().map(|(t, g)| Ok((uuid(t)?, Generation(*g)))).transpose()
+    }
     /// The volume's identity.
     pub fn volume(&self) -> Result<Uuid> {
         uuid(&self.volume)
@@ -119,6 +125,11 @@ impl PlanRecord {
     }
 }
 
+/// Files a restore keeps in its folder.
+pub(super) fn is_ours(name: &str) -> bool {
+    name == NAME || ["log-", "state-", "edges-"].iter().any(|p| name.starts_with(p))
+}
+
 /// Where the record is kept.
 pub(super) struct PlanSlot {
     slot: TwoSlot,
@@ -127,6 +138,9 @@ pub(super) struct PlanSlot {
 impl PlanSlot {
     pub fn open(dir: &dyn LogDir) -> Result<Self> {
         Ok(PlanSlot { slot: TwoSlot::open(dir, NAME, BODY_MAX)? })
+    }
+    pub fn create(dir: &dyn LogDir) -> Result<Self> {
+        Ok(PlanSlot { slot: TwoSlot::create(dir, NAME, BODY_MAX)? })
     }
     pub fn load(&self) -> Result<Option<PlanRecord>> {
         let Some(body) = self.slot.load() else { return Ok(None) };

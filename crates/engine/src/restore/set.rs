@@ -16,7 +16,7 @@ use super::target::Target;
 use super::volume::RestoreVolume;
 use super::waiting::WaitingWrites;
 use super::write_log::{LogLimits, LogReport, WriteLog};
-use rekindle_core::volume::{ExtentRange, Geometry, Uuid};
+use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
 use rekindle_io::holder::{Holder, Urgency};
@@ -47,6 +47,8 @@ pub struct NewVolume {
     pub name: String,
     /// Identity for life: as the snapshot has it, or a fresh one for a copy beside the original.
     pub volume: Uuid,
+    /// Tracking and generation that the snapshot carries: a backup whose parent is it is incremental. `None`: unknown.
+    pub origin: Option<(Uuid, Generation)>,
     /// Where the destination is, for opening it again.
     pub destination: String,
     /// From and to.
@@ -185,8 +187,7 @@ impl RestoreSet {
         options: RestoreOptions,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<RestoreSet>> {
-        let slot = PlanSlot::open(&*state)?;
-        if let Some(old) = slot.load()? {
+        if let Some(old) = super::plan::peek(&*state)? {
             let what = format!("{} already holds the restore of {}", state.place(), old.set);
             return Err(Error::new(Kind::Exists, what));
         }
@@ -194,14 +195,16 @@ impl RestoreSet {
         let plan = PlanRecord::new(set, planned, options.log, options.app.clone());
         // Remainders of an attempt that never became a restore.
         for name in state.names()? {
-            if ["log-", "state-", "edges-"].iter().any(|p| name.starts_with(p)) {
+            if super::plan::is_ours(&name) {
                 state.remove(&name)?;
             }
         }
+        let slot = PlanSlot::create(&*state)?;
         let parts = volumes.into_iter().map(|v| v.parts).collect();
         let made = Self::open(state, slot, plan, parts, &options, clock, true)?;
+        // All names at once; then, last of all, the record: from here on it is a restore.
+        made.state.sync_names()?;
         {
-            // Last of all: from here on it is a restore.
             let p = lock(&made.plan);
             p.0.store(&p.1)?;
         }
@@ -246,15 +249,16 @@ impl RestoreSet {
         for (i, (v, p)) in parts.into_iter().zip(&plan.volumes).enumerate() {
             volumes.push(open_volume(&*state, i, v, p, &plan, new)?);
         }
-        if new {
-            state.sync_names()?;
-        }
         let sizes: Vec<u64> = volumes.iter().map(|v| v.geometry.size).collect();
-        let (log, report) =
-            WriteLog::open(state.clone(), plan.restore_uuid()?, plan.log_limits(), &sizes, |r| {
+        let (owner, limits) = (plan.restore_uuid()?, plan.log_limits());
+        let (log, report) = if new {
+            (WriteLog::create(state.clone(), owner, limits, sizes.len())?, LogReport::default())
+        } else {
+            WriteLog::open(state.clone(), owner, limits, &sizes, |r| {
                 let v = &volumes[r.volume as usize];
                 v.claims.mark(v.geometry.touched(r.range), plan.generation);
-            })?;
+            })?
+        };
         let now = clock.now();
         let parts = Arc::new(Parts {
             log,
@@ -275,6 +279,7 @@ impl RestoreSet {
             flush_queue: Mutex::default(),
             flush_signal: Signal::default(),
             stopping: AtomicBool::new(false),
+            instant: Mutex::default(),
         });
         let volumes =
             (0..parts.volumes.len()).map(|at| Arc::new(RestoreVolume { parts: parts.clone(), at })).collect();
@@ -538,6 +543,7 @@ fn planned(v: &NewVolume) -> Result<PlannedVolume> {
         volume: v.volume.to_string(),
         moment: id.moment.to_string(),
         tracking: rekindle_io::random::uuid().to_string(),
+        origin: v.origin.map(|(t, g)| (t.to_string(), g.0)),
         size: g.size,
         extent: g.extent.get(),
         blocks: (g.logical_block, g.physical_block),

@@ -176,7 +176,7 @@ impl FetchSink for One {
 }
 
 /// Fetches one extent and waits for it, a minute at most.
-fn fetch_now(holder: &Arc<dyn Holder>, extent: u64, out: &mut [u8]) -> Result<()> {
+pub(super) fn fetch_now(holder: &Arc<dyn Holder>, extent: u64, out: &mut [u8]) -> Result<()> {
     let one = Arc::new(One::default());
     let sink: Arc<dyn FetchSink> = one.clone();
     holder.clone().fetch(&[extent], Urgency::Background, &sink);

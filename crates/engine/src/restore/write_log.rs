@@ -16,8 +16,8 @@
 
 use super::lock;
 use rekindle_core::log::{
-    HEADER_BYTES, Index, Kind as RecordKind, Piece, RECORD_DATA_MAX, Record, SEGMENT_START, SegmentEntry,
-    SegmentHeader, SegmentTable, Source, fresh_block, recover,
+    Frozen, HEADER_BYTES, Index, Kind as RecordKind, Piece, RECORD_DATA_MAX, Record, SEGMENT_START,
+    SegmentEntry, SegmentHeader, SegmentTable, Source, fresh_block, recover,
 };
 use rekindle_core::volume::{ByteRange, Uuid};
 use rekindle_io::logfile::{LogDir, LogFile, TwoSlot};
@@ -143,6 +143,24 @@ impl Held {
     }
 }
 
+/// The log at one sequence. Holding it keeps the files of its segments from being used again.
+pub struct FrozenLog {
+    /// The last record of it.
+    pub last: u64,
+    index: Frozen,
+    segments: BTreeMap<u32, Arc<Segment>>,
+}
+
+impl FrozenLog {
+    /// Which parts of `range` it holds.
+    pub fn resolve(&self, volume: u16, range: ByteRange, out: &mut Vec<Held>) {
+        self.index.overlapping(volume, range, |piece| {
+            let segment = self.segments.get(&piece.segment).expect("frozen with its pieces").clone();
+            out.push(Held { piece, segment });
+        });
+    }
+}
+
 const TABLE: &str = "log-table";
 const TABLE_MAX: usize = 256 << 10;
 /// How many segments are kept prepared beyond the current one.
@@ -153,6 +171,7 @@ fn file_name(n: u32) -> String {
 }
 
 /// What recovery found, for the marks and for people.
+#[derive(Default)]
 pub struct LogReport {
     /// Records that count.
     pub records: u64,
@@ -161,7 +180,21 @@ pub struct LogReport {
 }
 
 impl WriteLog {
-    /// Opens or begins the log in `dir`. `sizes` are those of the volumes in the set's order; `each` hears of every record
+    /// Begins a log in `dir`, which holds none. The caller makes names durable, and then whatever says that there is a log.
+    pub fn create(
+        dir: Arc<dyn LogDir>,
+        owner: Uuid,
+        limits: LogLimits,
+        volumes: usize,
+    ) -> Result<Arc<WriteLog>> {
+        let slot = TwoSlot::create(&*dir, TABLE, TABLE_MAX)?;
+        let keeper = Keeper { slot, table: SegmentTable::new(), retiring: Vec::new(), spare: Vec::new() };
+        let shared = Shared { index: Index::new(volumes), segments: BTreeMap::new() };
+        let log = Self::assemble(dir, owner, limits, keeper, shared, 1);
+        log.prepare_one(false)?;
+        Ok(Arc::new(log))
+    }
+    /// Opens the log in `dir` after any crash. `sizes` are those of the volumes in the set's order; `each` hears of every record
     /// that counts, in order. When this returns a segment is ready and the log may be written; names are durable.
     pub fn open(
         dir: Arc<dyn LogDir>,
@@ -170,8 +203,6 @@ impl WriteLog {
         sizes: &[u64],
         each: impl FnMut(&Record),
     ) -> Result<(Arc<WriteLog>, LogReport)> {
-        assert!(limits.segment_bytes <= 1 << 30 && limits.segment_bytes.is_multiple_of(limits.block_bytes));
-        assert!(limits.segment_bytes >= 64 << 10 && limits.bytes_max >= 2 * limits.segment_bytes);
         let slot = TwoSlot::open(&*dir, TABLE, TABLE_MAX)?;
         let old = match slot.load() {
             Some(b) => SegmentTable::decode(&b)
@@ -207,32 +238,46 @@ impl WriteLog {
         }
         slot.store(&found.table.encode())?;
         let spare = remove_strays(&*dir, &found.table, &found.unused, &limits)?;
-        let full = segments.len() as u64;
-        let log = WriteLog {
+        let keeper = Keeper { slot, table: found.table, retiring: Vec::new(), spare };
+        let shared = Shared { index: found.index, segments };
+        let log = Self::assemble(dir, owner, limits, keeper, shared, found.next_sequence);
+        log.prepare_one(true)?;
+        Ok((Arc::new(log), report))
+    }
+    fn assemble(
+        dir: Arc<dyn LogDir>,
+        owner: Uuid,
+        limits: LogLimits,
+        keeper: Keeper,
+        shared: Shared,
+        next: u64,
+    ) -> WriteLog {
+        assert!(limits.segment_bytes <= 1 << 30 && limits.segment_bytes.is_multiple_of(limits.block_bytes));
+        assert!(limits.segment_bytes >= 64 << 10 && limits.bytes_max >= 2 * limits.segment_bytes);
+        let full = shared.segments.len() as u64;
+        WriteLog {
             append: Mutex::new(Appender {
-                incarnation: found.table.incarnation,
+                incarnation: keeper.table.incarnation,
                 current: None,
                 at: 0,
                 fresh: false,
-                next: found.next_sequence,
+                next,
                 dirty: Vec::new(),
                 ready: VecDeque::new(),
                 full,
             }),
-            shared: RwLock::new(Shared { index: found.index, segments }),
+            shared: RwLock::new(shared),
             flushes: Mutex::default(),
             flushed: Condvar::new(),
-            keeper: Mutex::new(Keeper { slot, table: found.table, retiring: Vec::new(), spare }),
-            durable: AtomicU64::new(found.next_sequence - 1),
-            written: AtomicU64::new(found.next_sequence - 1),
+            keeper: Mutex::new(keeper),
+            durable: AtomicU64::new(next - 1),
+            written: AtomicU64::new(next - 1),
             used: AtomicU64::new(full * limits.segment_bytes),
             failed: AtomicBool::new(false),
             dir,
             owner,
             limits,
-        };
-        log.prepare_one()?;
-        Ok((Arc::new(log), report))
+        }
     }
 
     // ---- writing
@@ -433,6 +478,14 @@ impl WriteLog {
             out.push(Held { piece, segment });
         });
     }
+    /// The log as it is now, kept readable whatever happens to it, and its last sequence. `between` runs after the last
+    /// record of it and before the first behind it.
+    pub fn freeze(&self, between: impl FnOnce()) -> FrozenLog {
+        let a = lock(&self.append);
+        let shared = self.shared();
+        between();
+        FrozenLog { last: a.next - 1, index: shared.index.freeze(), segments: shared.segments.clone() }
+    }
     /// Whether records up to `sequence` hold every byte of `range`.
     pub fn covers(&self, volume: u16, range: ByteRange, sequence: u64) -> bool {
         self.shared().index.covers(volume, range, sequence)
@@ -484,11 +537,11 @@ impl WriteLog {
             a.ready.is_empty() || a.ready.len() < READY && ahead < self.limits.bytes_max
         };
         if short {
-            self.prepare_one()?;
+            self.prepare_one(true)?;
         }
         Ok(short)
     }
-    fn prepare_one(&self) -> Result<()> {
+    fn prepare_one(&self, sync_names: bool) -> Result<()> {
         let mut k = lock(&self.keeper);
         let (number, incarnation) = (k.table.next_segment, k.table.incarnation);
         let bytes = self.limits.segment_bytes;
@@ -501,7 +554,11 @@ impl WriteLog {
             }
             None => {
                 let n = k.table.next_file;
-                (n, self.new_file(n, &header)?)
+                let file = self.new_file(n, &header)?;
+                if sync_names {
+                    self.dir.sync_names()?;
+                }
+                (n, file)
             }
         };
         let mut table = k.table.clone();
@@ -533,7 +590,6 @@ impl WriteLog {
         }
         file.write_at(0, &[header])?;
         file.sync()?;
-        self.dir.sync_names()?;
         Ok(file)
     }
 

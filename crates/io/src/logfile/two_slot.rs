@@ -57,6 +57,13 @@ impl TwoSlot {
         };
         Ok(TwoSlot { file, name: name.into(), slot_bytes, state: Mutex::new(state) })
     }
+    /// Makes a record in a folder that has none of this name. Its name is durable after the caller's `sync_names`: whoever
+    /// makes several files at once pays for that once.
+    pub fn create(dir: &dyn LogDir, name: &str, body_max: usize) -> Result<TwoSlot> {
+        let slot_bytes = ((HEAD + body_max + 4) as u64).next_multiple_of(4096);
+        let state = Mutex::new(State { sequence: 0, body: None });
+        Ok(TwoSlot { file: dir.create(name)?, name: name.into(), slot_bytes, state })
+    }
     /// The newest record.
     pub fn load(&self) -> Option<Vec<u8>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).body.clone()
