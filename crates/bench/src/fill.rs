@@ -11,6 +11,7 @@ use crate::rig::{files, workspace};
 use crate::stats::{Percentiles, Rounds};
 use crate::{Result, fail};
 use rekindle_io::store::{DirStore, ServerOptions, StoreServer};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -39,20 +40,34 @@ pub fn store_server(repo: &Path, address: &str, delay: Duration) -> Result<()> {
     }
 }
 
-/// The far side of a link: its store.
+/// Sends to every connection as much as it takes, until killed: what the link itself carries.
+pub fn blast(address: &str) -> Result<()> {
+    let piece = vec![0x77; 1 << 20];
+    for stream in std::net::TcpListener::bind(address)?.incoming() {
+        let mut stream = stream?;
+        // Ends when the client has had enough.
+        while stream.write_all(&piece).is_ok() {}
+    }
+    Ok(())
+}
+
+/// The far side of a link: its store, and something that fills the link.
 struct Far {
     link: Link,
-    shape: Shape,
-    server: Child,
+    servers: Vec<Child>,
 }
 
 impl Far {
     fn up(shape: Shape, repo: &Path) -> Result<Self> {
         let link = Link::up(shape)?;
-        let mut command = link.inside(&std::env::current_exe()?);
-        command.arg("store-server").arg(repo).arg(format!("0.0.0.0:{PORT}")).arg(shape.rtt_ms.to_string());
-        let server = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        let far = Far { link, shape, server };
+        let mut far = Far { link, servers: Vec::new() };
+        let mut store = far.link.inside(&std::env::current_exe()?);
+        store.arg("store-server").arg(repo).arg(format!("0.0.0.0:{PORT}")).arg(shape.rtt_ms.to_string());
+        let mut blast = far.link.inside(&std::env::current_exe()?);
+        blast.arg("blast").arg(format!("0.0.0.0:{}", PORT + 1));
+        for mut command in [blast, store] {
+            far.servers.push(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        }
         let began = Instant::now();
         while std::net::TcpStream::connect((far.link.address(), PORT)).is_err() {
             if began.elapsed() > Duration::from_secs(10) {
@@ -63,6 +78,22 @@ impl Far {
         Ok(far)
     }
 
+    /// Bytes a second that one TCP connection gets of the link, counted on the link.
+    fn capacity(&self) -> Result<f64> {
+        let mut stream = std::net::TcpStream::connect((self.link.address(), PORT + 1))?;
+        let mut piece = vec![0; 1 << 20];
+        let mut measured = (Instant::now(), self.link.received()?);
+        let began = Instant::now();
+        let mut settled = false;
+        while began.elapsed() < Duration::from_secs(4) {
+            stream.read_exact(&mut piece)?;
+            if !settled && began.elapsed() > Duration::from_secs(1) {
+                (measured, settled) = ((Instant::now(), self.link.received()?), true);
+            }
+        }
+        Ok((self.link.received()? - measured.1) as f64 / measured.0.elapsed().as_secs_f64())
+    }
+
     fn url(&self) -> String {
         format!("tcp://{}:{PORT}", self.link.address())
     }
@@ -71,13 +102,16 @@ impl Far {
 impl Drop for Far {
     fn drop(&mut self) {
         // Ended already is as good.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        for server in &mut self.servers {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
     }
 }
 
 #[derive(Default)]
 struct Found {
+    capacity: Rounds,
     share: Rounds,
     seconds: Rounds,
     idle: Rounds,
@@ -114,17 +148,19 @@ fn demand(running: &Running, size: &Size, seed: u64) -> Result<Percentiles> {
 }
 
 fn round(far: &Far, scene: &Scene, size: &Size, seed: u64, found: &mut Found) -> Result<()> {
-    let (share, seconds) = restored(scene, |_| {
+    let capacity = far.capacity()?;
+    let (rate, seconds) = restored(scene, |_| {
         let (began, before) = (Instant::now(), far.link.received()?);
         scene.wait("complete")?;
         let seconds = began.elapsed().as_secs_f64();
-        Ok(((far.link.received()? - before) as f64 / (far.shape.rate as f64 * seconds), seconds))
+        Ok(((far.link.received()? - before) as f64 / seconds, seconds))
     })?;
-    found.share.0.push(share * 100.0);
+    found.capacity.0.push(capacity / 1e6);
+    found.share.0.push(rate / capacity * 100.0);
     found.seconds.0.push(seconds);
     let idle = restored(scene, |running| {
         scene.verb(&["pause", "shop"])?;
-        std::thread::sleep(Duration::from_millis(4 * far.shape.rtt_ms + 200));
+        std::thread::sleep(Duration::from_secs(1));
         demand(running, size, seed)
     })?;
     found.idle.0.push(idle.at(99.0) as f64 / 1000.0);
@@ -161,6 +197,7 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
         }
         table.row(vec![
             shape.name(),
+            found.capacity.show(1),
             found.share.show(1),
             found.seconds.show(1),
             found.idle.show(1),
@@ -172,7 +209,7 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
         "fill",
         &format!(
             "{} MiB of random data; {} rounds; {} demand reads of 4 KiB a round, one after another, in extents that were not \
-             there. The share counts bytes received on the link, headers included.\n\n{}",
+             there. The share is of what one TCP stream gets of the link, both counted in bytes received on it, from online to complete.\n\n{}",
             size.disk >> 20,
             size.rounds,
             size.reads,

@@ -66,6 +66,9 @@ enum Verb {
     /// Serve a repository folder over TCP, every answer DELAY_MS late
     #[command(hide = true)]
     StoreServer { repo: PathBuf, address: String, delay_ms: u64 },
+    /// Send to whoever connects, as fast as it is taken
+    #[command(hide = true)]
+    Blast { address: String },
     /// Filling over a link, and demand reads beside it (needs root)
     Fill(FillArgs),
     /// Tiny versions of every benchmark, judging nothing by time
@@ -270,6 +273,7 @@ fn main() -> ExitCode {
         Verb::StoreServer { repo, address, delay_ms } => {
             fill::store_server(&repo, &address, Duration::from_millis(delay_ms))
         }
+        Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),
         Verb::Smoke => smoke(),
         Verb::All(output) => all(&output),
