@@ -162,7 +162,7 @@ class Attached:
         self.fuse.mkdir()
         self.loop = None
         self.process = Process(stage, "nbdfuse", "nbdfuse", self.fuse / "disk", uri)
-        stage.undo(self.detach)
+        stage.undo(lambda: self.detach(lost=True))
         # Asking a FUSE mount that is not there yet is harmless: an empty folder.
         until(lambda: (self.fuse / "disk").exists() or not self.process.alive(), "nbdfuse")
         expect(self.process.alive(), f"nbdfuse ended: {self.process.output()}")

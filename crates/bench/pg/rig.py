@@ -1,0 +1,152 @@
+"""What the PostgreSQL benchmarks share: links, reports, the database and its skewed load. Stands on tests/stage.py."""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from stage import BENCH, MIB, Attached, Postgres, Process, Rekindle, expect, run, say, until  # noqa: E402
+
+DOCS = ROOT / "docs"
+
+# A thousandth of the accounts gets most of the load, and where it lies has nothing to do with its number.
+LOAD = r"""
+\set n 100000 * :scale
+\set hot random_zipfian(1, :n, 1.2)
+\set aid 1 + permute(:hot - 1, :n)
+\set delta random(-5000, 5000)
+BEGIN;
+SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
+UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;
+END;
+"""
+
+
+class Link:
+    """A network namespace behind a veth pair with a token bucket and a FIFO on both ends. Needs root."""
+
+    def __init__(self, stage, rate, rtt_ms):
+        self.stage, self.rate, self.rtt_ms = stage, rate, rtt_ms
+        self.name, third = f"rkp{os.getpid()}", os.getpid() % 200
+        self.near, self.address = f"10.214.{third}.1", f"10.214.{third}.2"
+        name, ip = self.name, lambda *a: run("ip", *a)
+        ip("netns", "add", name)
+        stage.undo(lambda: run("ip", "netns", "del", name, check=False))
+        ip("link", "add", f"{name}a", "type", "veth", "peer", "name", f"{name}b", "netns", name)
+        ip("addr", "add", f"{self.near}/24", "dev", f"{name}a")
+        ip("link", "set", f"{name}a", "up")
+        ip("-n", name, "addr", "add", f"{self.address}/24", "dev", f"{name}b")
+        ip("-n", name, "link", "set", f"{name}b", "up")
+        ip("-n", name, "link", "set", "lo", "up")
+        burst = max(rate // 250, 32 << 10)
+        queue = max(rate * rtt_ms // 1000 * 2, 256 << 10)
+        shape = ["root", "tbf", "rate", f"{rate * 8}bit", "burst", burst, "limit", burst + queue]
+        run("tc", "qdisc", "add", "dev", f"{name}a", *shape)
+        run("tc", "-n", name, "qdisc", "add", "dev", f"{name}b", *shape)
+
+    def start(self, name, *command):
+        return Process(self.stage, name, "ip", "netns", "exec", self.name, *command)
+
+    def store(self, repo, port=7700):
+        """Our store server on the far side; returns what `-r` takes."""
+        process = self.start("store", BENCH, "store-server", repo, f"0.0.0.0:{port}", self.rtt_ms)
+        self.wait_for(port)
+        return f"tcp://{self.address}:{port}", process
+
+    def wait_for(self, port):
+        import socket
+
+        def answers():
+            try:
+                socket.create_connection((self.address, port), 1).close()
+                return True
+            except OSError:
+                return False
+
+        until(answers, f"port {port} behind the link")
+
+    def __str__(self):
+        return f"{self.rate / 1e6:g} MB/s, {self.rtt_ms} ms"
+
+
+def write_load(stage, postgres):
+    path = stage.path / "load.sql"
+    path.write_text(LOAD)
+    path.chmod(0o644)
+    return path
+
+
+def build_database(stage, image, size, scale):
+    """A disk image with PostgreSQL and pgbench's tables on ext4, made through nbdkit: no tool under test has seen it."""
+    with open(image, "wb") as f:
+        f.truncate(size)
+    socket = stage.path / "build.sock"
+    server = Process(stage, "nbdkit-build", "nbdkit", "-f", "-U", socket, "file", image)
+    until(socket.exists, "nbdkit")
+    disk = Attached(stage, f"nbd+unix:///?socket={socket}", stage.path / "mnt", make=True)
+    postgres = Postgres(stage, stage.path / "mnt")
+    postgres.init()
+    postgres.start()
+    postgres.pgbench("-i", "-q", "-s", scale, seconds=600)
+    postgres.sql("VACUUM ANALYZE")
+    postgres.sql("CHECKPOINT")
+    postgres.stop()
+    disk.detach()
+    server.kill()
+
+
+def start_database(stage, uri, seconds=600):
+    """Attaches and starts; returns (disk, postgres, seconds until the first query was answered)."""
+    began = time.monotonic()
+    disk = Attached(stage, uri, stage.path / "mnt")
+    postgres = Postgres(stage, stage.path / "mnt")
+    postgres.start(seconds)
+    postgres.sql("SELECT count(*) FROM pgbench_branches")
+    return disk, postgres, time.monotonic() - began
+
+
+def run_load(postgres, script, seconds, clients=4, scale=1):
+    """Applies the skewed load; returns transactions a second, one figure for each second."""
+    log = postgres.stage.path / f"load{time.monotonic_ns()}"
+    log.mkdir()
+    os.chmod(log, 0o777)
+    postgres.pgbench("-n", "-f", script, "-D", f"scale={scale}", "-c", clients, "-T", seconds, "--log",
+                     "--log-prefix", log / "tx", "--aggregate-interval", 1, seconds=seconds + 120)
+    counts = {}
+    for part in log.glob("tx*"):
+        for line in part.read_text().splitlines():
+            stamp, count = line.split()[:2]
+            counts[int(stamp)] = counts.get(int(stamp), 0) + int(count)
+    return [counts[s] for s in sorted(counts)]
+
+
+def show(values, decimals=1):
+    if not values:
+        return "-"
+    middle = statistics.median(values)
+    return f"{middle:.{decimals}f} [{min(values):.{decimals}f}-{max(values):.{decimals}f}]"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]) + "\n"
+
+
+def report(name, body, write):
+    """Prints a section; with `write` it replaces the one in docs/benchmarks.md."""
+    print(body, flush=True)
+    if not write:
+        return
+    path = DOCS / "benchmarks.md"
+    text = path.read_text()
+    begin, end = f"<!-- bench:{name} -->\n", f"<!-- /bench:{name} -->"
+    expect(begin in text and end in text, f"docs/benchmarks.md has no mark for {name}")
+    commit = run("git", "rev-parse", "--short=10", "HEAD", cwd=ROOT, check=False).stdout.strip() or "unknown"
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    made = f"Made by `crates/bench/pg/{command}` at commit {commit}.\n\n"
+    before, rest = text.split(begin, 1)
+    path.write_text(before + begin + made + body.strip() + "\n" + end + rest.split(end, 1)[1])
