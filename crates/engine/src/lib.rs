@@ -3,8 +3,10 @@
 //! Every background activity is a `step` that a test or the simulator can call by hand; a thread only loops over it.
 
 pub mod backup;
+pub mod copy;
 pub mod live;
 pub mod progress;
+mod read_ahead;
 pub mod repository;
 pub mod restore;
 pub mod usage;

@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod clock;
+pub mod destination;
 pub mod error;
 pub mod fault;
 pub mod holder;

@@ -1,7 +1,5 @@
 //! Backup: what an instant gives, reading what changed, the choice of the parent, the commit.
 
-mod collect;
-mod order;
 mod parent;
 mod report;
 mod run;

@@ -8,16 +8,15 @@
 //! - **Work** is proportional to what may have changed. An instant without changes costs a list, one read and the
 //!   session's few small objects, whatever the size of the volume.
 
-use super::collect::{Found, collect};
-use super::order::{ReadOrder, gaps, join};
 use super::parent::{Basis, Choice, choose};
 use super::report::{BackupReport, How, VolumeReport};
 use super::source::{Changed, InstantVolume, SetInstant};
 use super::usage;
 use crate::progress::{Done, Progress};
+use crate::read_ahead::{Found, ReadOrder, Source, collect, gaps, join};
 use crate::repository::{CommitMeta, Repository, Snapshot, SnapshotWriter, VolumeSlot, WriterOptions};
 use crate::usage::UsageMap;
-use rekindle_core::volume::{ExtentRange, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, Geometry, Uuid};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -208,7 +207,9 @@ impl Run<'_> {
         let hints = usage::Hints::new(map, parent, &plan.hints, warnings);
         let order = ReadOrder::new(plan.wanted.clone(), hints.order());
         let mut report = VolumeReport::new(identity.name, plan.how.clone(), &geometry);
-        collect(plan.volume, order, options.readers, &mut |found| self.take(plan.slot, found, &mut report))?;
+        collect(&AtInstant(plan.volume), order, options.readers, &mut |found| {
+            self.take(plan.slot, found, &mut report)
+        })?;
         if plan.keep_rest {
             self.writer.keep_rest(plan.slot)?;
         }
@@ -249,5 +250,29 @@ impl Run<'_> {
             return Err(Error::new(Kind::Cancelled, "the backup was stopped; nothing of it is visible"));
         }
         self.instant.intact()
+    }
+}
+
+/// A volume at the instant, as it is read ahead.
+pub(super) struct AtInstant<'a>(pub &'a dyn InstantVolume);
+
+impl Source for AtInstant<'_> {
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
+        self.0.next_data(from)
+    }
+    fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()> {
+        let mut rest = out;
+        for extent in extents.iter() {
+            let (bytes, behind) = rest.split_at_mut(self.0.geometry().extent_bytes(extent).len as usize);
+            self.0.read(extent, bytes)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+    fn taken(&self, extents: ExtentRange) {
+        self.0.taken(extents);
     }
 }

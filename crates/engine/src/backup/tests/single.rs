@@ -171,8 +171,8 @@ fn a_lost_instant_or_disk_ends_the_backup_whatever_the_readers_do() {
 /// Gives its extents in the order asked for: what the reading order and the read-ahead make of it.
 #[test]
 fn pieces_come_in_order_whatever_the_readers_do() {
-    use super::super::collect::{Found, collect};
-    use super::super::order::ReadOrder;
+    use super::super::run::AtInstant;
+    use crate::read_ahead::{Found, ReadOrder, collect};
     let mut v = written(&(0..64).filter(|e| e % 7 != 0).collect::<Vec<_>>());
     let hot: Vec<u64> = (20..40).rev().collect();
     let mut orders = Vec::new();
@@ -180,7 +180,7 @@ fn pieces_come_in_order_whatever_the_readers_do() {
         let moment = Moment::of(&mut v);
         let order = ReadOrder::new(vec![ExtentRange { start: 0, end: 64 }], &hot);
         let (mut seen, image) = (Vec::new(), &moment.volumes[0].at.image);
-        collect(&moment.volumes[0], order, readers, &mut |found| {
+        collect(&AtInstant(&moment.volumes[0]), order, readers, &mut |found| {
             match found {
                 Found::Zero(r) => seen.extend(r.iter()),
                 Found::Data(e, bytes) => {

@@ -1,11 +1,13 @@
-//! Reads wanted extents of one volume at the instant, ahead of the writer and in order: readers fill a fixed number of
-//! buffers, the caller takes them in the order they were planned. Holes are skipped unread.
+//! Reads wanted extents of one volume ahead of the caller and in order: readers fill a fixed number of buffers, the caller
+//! takes them in the order they were planned. Holes are skipped unread. Backups read an instant so, streams a snapshot.
 //!
 //! A reader takes an empty buffer before it takes the next stretch, so the oldest stretch under way always has one and
 //! the order can never starve; memory is the buffers.
 
-use super::order::ReadOrder;
-use super::source::InstantVolume;
+mod order;
+
+pub(crate) use order::{ReadOrder, gaps, join};
+
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::Result;
 use std::collections::BTreeMap;
@@ -18,8 +20,20 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// Buffers for each reader.
 const BUFFERS: usize = 4;
 
+/// What is read: the bytes of a volume that do not change meanwhile.
+pub(crate) trait Source: Sync {
+    /// Its shape.
+    fn geometry(&self) -> Geometry;
+    /// The next stretch at or after `from` that may hold data; `None`: only zeros follow.
+    fn next_data(&self, from: u64) -> Result<Option<ByteRange>>;
+    /// Fills `out` with the bytes of `extents`, end to end.
+    fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()>;
+    /// The caller has the bytes of `extents`, or knows that they are zeros.
+    fn taken(&self, _extents: ExtentRange) {}
+}
+
 /// What was found in a stretch of extents.
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     /// Only zeros, known without reading.
     Zero(ExtentRange),
     /// The bytes of one extent.
@@ -35,7 +49,7 @@ struct Piece {
 
 /// Cuts stretches into pieces.
 struct Pieces<'a> {
-    volume: &'a dyn InstantVolume,
+    volume: &'a dyn Source,
     geometry: Geometry,
     order: ReadOrder,
     /// What is left of the stretch at hand.
@@ -46,7 +60,7 @@ struct Pieces<'a> {
 }
 
 impl<'a> Pieces<'a> {
-    fn new(volume: &'a dyn InstantVolume, order: ReadOrder) -> Self {
+    fn new(volume: &'a dyn Source, order: ReadOrder) -> Self {
         let geometry = volume.geometry();
         Pieces {
             volume,
@@ -105,8 +119,8 @@ type Read = (Result<Piece>, Vec<u8>);
 
 /// Reads everything `order` yields and hands it to `take`, in that order. `readers` threads read ahead; 0 reads on this
 /// thread. The first failure, of reading or of `take`, ends it.
-pub(super) fn collect(
-    volume: &dyn InstantVolume,
+pub(crate) fn collect(
+    volume: &dyn Source,
     order: ReadOrder,
     readers: usize,
     take: &mut dyn FnMut(Found<'_>) -> Result<()>,
@@ -128,7 +142,7 @@ pub(super) fn collect(
 }
 
 fn read_ahead(
-    volume: &dyn InstantVolume,
+    volume: &dyn Source,
     pieces: Pieces<'_>,
     readers: usize,
     take: &mut dyn FnMut(Found<'_>) -> Result<()>,
@@ -158,7 +172,7 @@ fn read_ahead(
 }
 
 fn reader<'a>(
-    volume: &dyn InstantVolume,
+    volume: &dyn Source,
     source: &Mutex<std::iter::Enumerate<Pieces<'a>>>,
     empties: &Mutex<Receiver<Vec<u8>>>,
     full: SyncSender<(usize, Read)>,
@@ -181,7 +195,7 @@ fn reader<'a>(
 
 /// Takes pieces as they come, hands them over as they were planned.
 fn in_order(
-    volume: &dyn InstantVolume,
+    volume: &dyn Source,
     fulls: &Receiver<(usize, Read)>,
     empty: &mpsc::Sender<Vec<u8>>,
     take: &mut dyn FnMut(Found<'_>) -> Result<()>,
@@ -200,7 +214,7 @@ fn in_order(
     Ok(())
 }
 
-fn read(volume: &dyn InstantVolume, piece: Result<Piece>, buffer: &mut Vec<u8>) -> Result<Piece> {
+fn read(volume: &dyn Source, piece: Result<Piece>, buffer: &mut Vec<u8>) -> Result<Piece> {
     let piece = piece?;
     if piece.hole {
         return Ok(piece);
@@ -208,17 +222,12 @@ fn read(volume: &dyn InstantVolume, piece: Result<Piece>, buffer: &mut Vec<u8>) 
     let geometry = volume.geometry();
     let bytes: u64 = piece.extents.iter().map(|e| geometry.extent_bytes(e).len).sum();
     buffer.resize(bytes as usize, 0);
-    let mut rest = &mut buffer[..];
-    for extent in piece.extents.iter() {
-        let (out, behind) = rest.split_at_mut(geometry.extent_bytes(extent).len as usize);
-        volume.read(extent, out)?;
-        rest = behind;
-    }
+    volume.read(piece.extents, buffer)?;
     Ok(piece)
 }
 
 fn hand_over(
-    volume: &dyn InstantVolume,
+    volume: &dyn Source,
     piece: Piece,
     buffer: &[u8],
     take: &mut dyn FnMut(Found<'_>) -> Result<()>,

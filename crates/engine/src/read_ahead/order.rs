@@ -9,7 +9,7 @@ const BUCKET: usize = 1024;
 const HOT_MAX: usize = 1 << 20;
 
 /// Joins ascending lists of ranges into one: ascending, disjoint, not touching, not empty.
-pub(super) fn join(a: &[ExtentRange], b: &[ExtentRange]) -> Vec<ExtentRange> {
+pub(crate) fn join(a: &[ExtentRange], b: &[ExtentRange]) -> Vec<ExtentRange> {
     let mut all: Vec<ExtentRange> = a.iter().chain(b).copied().filter(|r| r.start < r.end).collect();
     all.sort_unstable_by_key(|r| r.start);
     let mut out: Vec<ExtentRange> = Vec::with_capacity(all.len());
@@ -23,14 +23,14 @@ pub(super) fn join(a: &[ExtentRange], b: &[ExtentRange]) -> Vec<ExtentRange> {
 }
 
 /// The stretches of `0..extents` that are not in `ranges` (as `join` gives them), in order.
-pub(super) fn gaps(ranges: &[ExtentRange], extents: u64) -> impl Iterator<Item = ExtentRange> {
+pub(crate) fn gaps(ranges: &[ExtentRange], extents: u64) -> impl Iterator<Item = ExtentRange> {
     let starts = std::iter::once(0).chain(ranges.iter().map(|r| r.end));
     let ends = ranges.iter().map(|r| r.start).chain(std::iter::once(extents));
     starts.zip(ends).map(|(start, end)| ExtentRange { start, end }).filter(|r| r.start < r.end)
 }
 
 /// Yields stretches of extents to read, each wanted extent once.
-pub(super) struct ReadOrder {
+pub(crate) struct ReadOrder {
     wanted: Vec<ExtentRange>,
     /// Wanted hot extents with their bucket, by bucket and offset.
     hot: Vec<(u32, u64)>,
@@ -46,7 +46,7 @@ pub(super) struct ReadOrder {
 impl ReadOrder {
     /// `wanted` as `join` gives it; `hot` in restore order. Whatever a damaged list says (unwanted, twice, beyond the
     /// end) changes the order only.
-    pub(super) fn new(wanted: Vec<ExtentRange>, hot: &[u64]) -> Self {
+    pub(crate) fn new(wanted: Vec<ExtentRange>, hot: &[u64]) -> Self {
         let is_wanted = |e: u64| {
             let i = wanted.partition_point(|r| r.end <= e);
             wanted.get(i).is_some_and(|r| r.start <= e)

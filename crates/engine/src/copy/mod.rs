@@ -1,0 +1,221 @@
+//! Plain copies of a snapshot: to a file, a device, or a stream. The way out that needs no server.
+//!
+//! - **Order**: in the holder's cheap order (pack by pack), many at a time, by a few threads that fetch, open
+//!   (authenticate, decrypt, decompress) and write. Zeros are never fetched: holes in a fresh file, made zero elsewhere.
+//! - **Half a copy is not a volume**: the first and last MiB are zeroed first, durably, and written last, after the rest
+//!   is durable.
+//! - **Resuming** needs no state: a destination that exists is compared by id with the snapshot, and what is equal
+//!   stays. So an interrupted copy goes on where it was, and a copy over an old version of the volume moves the
+//!   difference only.
+//! - **A store that is away** is waited for, up to the caller's patience; anything else ends the copy.
+
+mod edges;
+mod plan;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use stream::copy_to_stream;
+
+use crate::progress::{Done, Progress};
+use crate::repository::{Id, SnapshotHolder};
+use plan::{Batch, Planner};
+use rekindle_core::volume::ExtentRange;
+use rekindle_io::destination::Destination;
+use rekindle_io::holder::Holder;
+use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use worker::Worker;
+
+/// Batches that wait for a worker.
+const QUEUE: usize = 32;
+/// Time between two words to the watcher.
+const TELL_EVERY: Duration = Duration::from_millis(50);
+
+/// Knows extents by their ids, so that equal ones need not be fetched.
+pub trait Compare: Sync {
+    /// The ids of extents.
+    fn ids(&self, extents: ExtentRange) -> Result<Vec<Id>>;
+    /// The id that `bytes` would have as one extent; zeros have `Id::ZERO`.
+    fn id_of(&self, bytes: &[u8]) -> Id;
+}
+
+impl Compare for SnapshotHolder {
+    fn ids(&self, extents: ExtentRange) -> Result<Vec<Id>> {
+        SnapshotHolder::ids(self, extents.start, extents.count())
+    }
+    fn id_of(&self, bytes: &[u8]) -> Id {
+        if rekindle_core::repo::id::is_zero(bytes) { Id::ZERO } else { SnapshotHolder::id_of(self, bytes) }
+    }
+}
+
+/// How to copy.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyOptions {
+    /// Threads that fetch, open and write.
+    pub threads: usize,
+    /// How long a store may be away, without anything coming, before the copy is given up.
+    pub patience: Duration,
+}
+
+impl Default for CopyOptions {
+    fn default() -> Self {
+        CopyOptions { threads: 2, patience: Duration::from_secs(60) }
+    }
+}
+
+/// What a copy did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CopyReport {
+    /// Bytes of the volume.
+    pub size_bytes: u64,
+    /// Bytes written to the destination.
+    pub written_bytes: u64,
+    /// Bytes that were there already.
+    pub equal_bytes: u64,
+    /// Bytes of zeros: holes, or made zero.
+    pub zero_bytes: u64,
+    /// Bytes that came from the repository.
+    pub fetched_bytes: u64,
+    /// From beginning to durable.
+    pub took: Duration,
+}
+
+/// Copies the volume that `holder` holds to `to`. With `compare`, what a destination that is not fresh has already is
+/// left alone. Durable when it returns.
+pub fn copy(
+    holder: &Arc<dyn Holder>,
+    compare: Option<&dyn Compare>,
+    to: &dyn Destination,
+    options: &CopyOptions,
+    progress: &dyn Progress,
+) -> Result<CopyReport> {
+    let begin = Instant::now();
+    let geometry = holder.geometry();
+    let compare = compare.filter(|_| !to.is_fresh());
+    let shared = Shared::new(geometry.size, options, progress);
+    let edges = edges::Edges::of(&geometry);
+    if !to.is_fresh() {
+        edges.ranges().try_for_each(|r| to.zero(r))?;
+        to.flush()?;
+    }
+    run(holder, Planner::new(holder.as_ref(), compare, to, edges.middle()), to, &shared)?;
+    to.flush()?;
+    for extents in edges.extents() {
+        run(holder, Planner::new(holder.as_ref(), None, to, extents), to, &shared)?;
+    }
+    to.flush()?;
+    progress.update(shared.done());
+    Ok(CopyReport {
+        size_bytes: geometry.size,
+        written_bytes: shared.written.load(Ordering::Relaxed),
+        equal_bytes: shared.equal.load(Ordering::Relaxed),
+        zero_bytes: shared.zero.load(Ordering::Relaxed),
+        fetched_bytes: shared.fetched.load(Ordering::Relaxed),
+        took: begin.elapsed(),
+    })
+}
+
+/// Plans on one thread, works on the others; tells the watcher from this one.
+fn run(
+    holder: &Arc<dyn Holder>,
+    planner: Planner<'_>,
+    to: &dyn Destination,
+    shared: &Shared<'_>,
+) -> Result<()> {
+    let (batches, waiting) = mpsc::sync_channel::<Batch>(QUEUE);
+    let waiting = Mutex::new(waiting);
+    let (ended, ends) = mpsc::channel();
+    std::thread::scope(|s| {
+        let plan_ended = ended.clone();
+        s.spawn(move || {
+            let planned = planner.run(shared, &batches);
+            drop(batches);
+            // The receiver waits until all have ended.
+            let _ = plan_ended.send(planned);
+        });
+        for _ in 0..shared.options.threads.max(1) {
+            let (ended, waiting) = (ended.clone(), &waiting);
+            s.spawn(move || {
+                let worked = Worker::new(holder, to, shared).run(waiting);
+                let failed = worked.is_err();
+                // Told before the others stop, so that the cause is heard before its consequences.
+                let _ = ended.send(worked);
+                if failed {
+                    shared.stop.store(true, Ordering::Relaxed);
+                    // The planner may wait for room: give it some until it has seen the stop.
+                    let rest = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                    while rest.recv().is_ok() {}
+                }
+            });
+        }
+        drop(ended);
+        watch(&ends, shared)
+    })
+}
+
+/// Waits for all threads and gives the first failure; meanwhile tells the watcher, and stops when he wants it.
+fn watch(ends: &mpsc::Receiver<Result<()>>, shared: &Shared<'_>) -> Result<()> {
+    let mut result = Ok(());
+    loop {
+        match ends.recv_timeout(TELL_EVERY) {
+            Ok(end) => {
+                if end.is_err() && result.is_ok() {
+                    shared.stop.store(true, Ordering::Relaxed);
+                    result = end;
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => return result,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        shared.progress.update(shared.done());
+        if shared.progress.cancelled() {
+            shared.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What the threads of a copy share.
+struct Shared<'a> {
+    options: CopyOptions,
+    progress: &'a dyn Progress,
+    size: u64,
+    stop: AtomicBool,
+    written: AtomicU64,
+    equal: AtomicU64,
+    zero: AtomicU64,
+    fetched: AtomicU64,
+}
+
+impl<'a> Shared<'a> {
+    fn new(size: u64, options: &CopyOptions, progress: &'a dyn Progress) -> Self {
+        let n = || AtomicU64::new(0);
+        Shared {
+            options: *options,
+            progress,
+            size,
+            stop: AtomicBool::new(false),
+            written: n(),
+            equal: n(),
+            zero: n(),
+            fetched: n(),
+        }
+    }
+    fn done(&self) -> Done {
+        let sum = [&self.written, &self.equal, &self.zero].iter().map(|n| n.load(Ordering::Relaxed)).sum();
+        Done { done_bytes: sum, total_bytes: self.size, moved_bytes: self.fetched.load(Ordering::Relaxed) }
+    }
+    /// An error once the copy was stopped or another thread failed.
+    fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(
+                Kind::Cancelled,
+                "the copy was stopped; the destination is no volume yet, a copy begun again goes on from here",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,305 @@
+//! Copies against the true image: every kind of destination and holder, interrupted, away, damaged, over old data.
+
+use super::*;
+use crate::progress::Unwatched;
+use proptest::prelude::*;
+use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry};
+use rekindle_io::block::{Block, BlockExt, MemBlock};
+use rekindle_io::destination::{BlockDestination, FileDestination, open_destination};
+use rekindle_io::holder::MemHolder;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::AtomicU32;
+
+const EXTENT: u64 = 16 << 10;
+
+fn geometry(size: u64) -> Geometry {
+    Geometry::new(size, ExtentBytes::new(EXTENT).unwrap(), 512, 4096).unwrap()
+}
+
+/// Compares with an image by plain hashes.
+struct ById<'a>(&'a [u8]);
+impl Compare for ById<'_> {
+    fn ids(&self, extents: ExtentRange) -> Result<Vec<Id>> {
+        let g = geometry(self.0.len() as u64);
+        let of = |e| g.extent_bytes(e);
+        Ok(extents.iter().map(|e| self.id_of(&self.0[of(e).start as usize..of(e).end() as usize])).collect())
+    }
+    fn id_of(&self, bytes: &[u8]) -> Id {
+        Id(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+/// Extents of 0 are holes, others a content of their own.
+fn image(tags: &[u8], short: u64) -> Vec<u8> {
+    let mut out: Vec<u8> = Vec::new();
+    for (i, tag) in tags.iter().enumerate() {
+        let mut extent = vec![0; EXTENT as usize];
+        if *tag > 0 {
+            extent.fill(*tag);
+            extent[..8].copy_from_slice(&(i as u64).to_le_bytes());
+        }
+        out.extend(extent);
+    }
+    out.truncate(out.len() - short as usize);
+    out
+}
+
+fn holder(image: &[u8]) -> (Arc<MemHolder>, Arc<dyn Holder>) {
+    let holder = MemHolder::from_bytes(geometry(image.len() as u64), image.to_vec());
+    (holder.clone(), holder)
+}
+
+fn quick() -> CopyOptions {
+    CopyOptions { threads: 2, patience: Duration::ZERO }
+}
+
+/// 200 extents: more than both edges, zeros in between.
+fn usual() -> Vec<u8> {
+    let tags: Vec<u8> =
+        (0..200u32).map(|i| if i % 5 == 3 || (60..90).contains(&i) { 0 } else { i as u8 | 1 }).collect();
+    image(&tags, 512)
+}
+
+#[test]
+fn to_a_fresh_file_with_its_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = usual();
+    for late in [false, true] {
+        let (mem, holder) = holder(&image);
+        if late {
+            mem.answer_late(Duration::from_millis(1));
+        }
+        let path = dir.path().join(format!("fresh{late}"));
+        let to = open_destination(&path, &holder.geometry()).unwrap();
+        let report = copy(&holder, None, &*to, &quick(), &Unwatched).unwrap();
+        assert!(std::fs::read(&path).unwrap() == image);
+        let stored: u64 =
+            image.chunks(EXTENT as usize).filter(|e| e.iter().any(|b| *b > 0)).map(|e| e.len() as u64).sum();
+        let len = image.len() as u64;
+        let want = CopyReport {
+            size_bytes: len,
+            written_bytes: stored,
+            zero_bytes: len - stored,
+            fetched_bytes: stored,
+            ..report
+        };
+        assert_eq!(report, want);
+        assert!(std::fs::metadata(&path).unwrap().blocks() * 512 <= stored + 65536, "holes stay holes");
+        assert_eq!(mem.fetches().0, stored.div_ceil(EXTENT));
+    }
+}
+
+#[test]
+fn over_a_used_device_and_over_an_old_version() {
+    let image = usual();
+    let g = geometry(image.len() as u64);
+    let (mem, holder) = holder(&image);
+    let device = MemBlock::new(g.size + 8192);
+    device.write_at(0, &vec![0xee; image.len() + 8192 - image.len() % 512]).unwrap();
+    let read = |device: &MemBlock| {
+        let mut got = vec![0; image.len()];
+        device.read_at(0, &mut got).unwrap();
+        got
+    };
+    let to = BlockDestination::new(device.clone(), "disk".into(), &g).unwrap();
+    copy(&holder, None, &to, &quick(), &Unwatched).unwrap();
+    assert!(read(&device) == image);
+    // Three extents differ: only they are fetched, beside the edges.
+    for at in [70, 100, 101] {
+        device.write_at(at * EXTENT + 512, &[7; 512]).unwrap();
+    }
+    let before = mem.fetches().0;
+    let report = copy(&holder, Some(&ById(&image)), &to, &quick(), &Unwatched).unwrap();
+    assert!(read(&device) == image);
+    let edges = report.size_bytes - report.equal_bytes - 3 * EXTENT;
+    assert!(edges <= 2 * (1 << 20) + 2 * EXTENT, "{edges}");
+    assert!(mem.fetches().0 - before <= 2 + 130 && mem.fetches_of(100) == 2 && mem.fetches_of(99) == 1);
+}
+
+/// Stops after so many words.
+struct StopAfter(AtomicU32);
+impl Progress for StopAfter {
+    fn update(&self, done: Done) {
+        assert!(done.done_bytes <= done.total_bytes);
+    }
+    fn cancelled(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::Relaxed) == 1
+    }
+}
+
+fn edges_are_zero(path: &Path) -> bool {
+    let bytes = std::fs::read(path).unwrap();
+    bytes[..1 << 20].iter().chain(&bytes[bytes.len() - (1 << 20)..]).all(|b| *b == 0)
+}
+
+#[test]
+fn half_a_copy_is_no_volume_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let image = usual();
+    let (mem, holder) = holder(&image);
+    mem.hold();
+    let to = FileDestination::create(&path, image.len() as u64).unwrap();
+    // Some extents come, then the user has enough.
+    let got = std::thread::scope(|s| {
+        let run = s.spawn(|| copy(&holder, None, &to, &quick(), &StopAfter(AtomicU32::new(6))));
+        while !run.is_finished() {
+            mem.release(3);
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        run.join().unwrap()
+    });
+    assert_eq!(got.unwrap_err().kind, Kind::Cancelled);
+    drop(to);
+    assert!(edges_are_zero(&path));
+    mem.answer_inline();
+    let (before, had) = (mem.fetches().0, std::fs::metadata(&path).unwrap().blocks() * 512);
+    let to = open_destination(&path, &geometry(image.len() as u64)).unwrap();
+    assert!(!to.is_fresh());
+    let report = copy(&holder, Some(&ById(&image)), &*to, &quick(), &Unwatched).unwrap();
+    assert!(std::fs::read(&path).unwrap() == image);
+    assert!(report.equal_bytes >= had && mem.fetches().0 > before);
+}
+
+#[test]
+fn damage_ends_the_copy_and_names_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = usual();
+    for threads in [1, 2, 5] {
+        let (mem, holder) = holder(&image);
+        mem.set_damaged(101, true);
+        let path = dir.path().join(threads.to_string());
+        let to = FileDestination::create(&path, image.len() as u64).unwrap();
+        let e = copy(&holder, None, &to, &CopyOptions { threads, ..quick() }, &Unwatched).unwrap_err();
+        assert!(e.kind == Kind::Corrupt && e.what.contains("101"), "{e}");
+        assert!(edges_are_zero(&path));
+        let e = copy_to_stream(&holder, &mut Vec::new(), &quick(), &Unwatched).unwrap_err();
+        assert!(e.kind == Kind::Corrupt && e.what.contains("101"), "{e}");
+    }
+}
+
+#[test]
+fn an_absent_store_is_waited_for_with_patience() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = usual();
+    let (mem, holder) = holder(&image);
+    mem.set_available(false);
+    let to = FileDestination::create(&dir.path().join("a"), image.len() as u64).unwrap();
+    let e = copy(&holder, None, &to, &quick(), &Unwatched).unwrap_err();
+    assert_eq!(e.kind, Kind::Unavailable);
+    let patient = CopyOptions { patience: Duration::from_secs(20), ..quick() };
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            std::thread::sleep(Duration::from_millis(150));
+            mem.set_available(true);
+        });
+        copy(&holder, None, &to, &patient, &Unwatched).unwrap();
+    });
+    assert!(std::fs::read(dir.path().join("a")).unwrap() == image);
+    mem.set_available(false);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            std::thread::sleep(Duration::from_millis(150));
+            mem.set_available(true);
+        });
+        let mut out = Vec::new();
+        copy_to_stream(&holder, &mut out, &patient, &Unwatched).unwrap();
+        assert!(out == image);
+    });
+}
+
+#[test]
+fn a_full_or_failing_destination_is_the_error() {
+    struct Full<'a>(&'a FileDestination);
+    impl Destination for Full<'_> {
+        fn place(&self) -> String {
+            self.0.place()
+        }
+        fn is_fresh(&self) -> bool {
+            true
+        }
+        fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+            self.0.read(at, buf)
+        }
+        fn write(&self, at: u64, _: &[u8]) -> Result<()> {
+            if at > 100 * EXTENT { Err(Error::new(Kind::Full, "planned")) } else { Ok(()) }
+        }
+        fn zero(&self, _: ByteRange) -> Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (_, holder) = holder(&usual());
+    let to = FileDestination::create(&dir.path().join("a"), 4096).unwrap();
+    for threads in [1, 2, 8] {
+        let e = copy(&holder, None, &Full(&to), &CopyOptions { threads, ..quick() }, &Unwatched).unwrap_err();
+        assert_eq!((e.kind, &*e.what), (Kind::Full, "planned"));
+    }
+}
+
+#[test]
+fn destinations_are_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let g = geometry(1 << 20);
+    let first = open_destination(&path, &g).unwrap();
+    assert!(open_destination(&path, &g).is_err_and(|e| e.kind == Kind::Busy));
+    drop(first);
+    assert!(
+        open_destination(&path, &geometry(2 << 20))
+            .is_err_and(|e| e.kind == Kind::Invalid && e.what.contains("1048576"))
+    );
+    assert!(open_destination(dir.path(), &g).is_err_and(|e| e.kind == Kind::Invalid));
+    assert!(open_destination(&dir.path().join("none/x"), &g).is_err_and(|e| e.kind == Kind::Gone));
+    let small = MemBlock::new(1 << 19);
+    assert!(BlockDestination::new(small, "d".into(), &g).is_err_and(|e| e.kind == Kind::Invalid));
+    let fine = MemBlock::new(1 << 20).info();
+    let coarse = MemBlock::with_info(rekindle_io::block::Info { logical_block: 4096, ..fine });
+    assert!(
+        BlockDestination::new(coarse, "d".into(), &g).is_err_and(|e| e.what.contains("4096-byte blocks"))
+    );
+    // Zeros over old data, whatever the file system can do.
+    let to = FileDestination::open(&path, 1 << 20).unwrap();
+    to.write(5000, &[1; 200_000]).unwrap();
+    to.zero(ByteRange::new(6000, 100_001)).unwrap();
+    let mut got = vec![9; 200_000];
+    std::fs::File::open(&path).unwrap().read_exact_at(&mut got, 5000).unwrap();
+    assert!(got.iter().enumerate().all(|(i, b)| *b == u8::from(!(1000..101_001).contains(&i))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #[test]
+    fn every_image_arrives(
+        tags in prop::collection::vec(prop_oneof![3 => Just(0u8), 2 => 1u8..], 1..150),
+        old in prop::collection::vec(any::<u8>(), 0..150),
+        short in 0u64..30,
+        threads in 1usize..4,
+        inline: bool,
+    ) {
+        let new = image(&tags, short * 512);
+        let (mem, holder) = holder(&new);
+        if !inline {
+            mem.answer_late(Duration::ZERO);
+        }
+        let g = holder.geometry();
+        let options = CopyOptions { threads, ..quick() };
+        let mut out = Vec::new();
+        let report = copy_to_stream(&holder, &mut out, &options, &Unwatched).unwrap();
+        prop_assert!(out == new && report.written_bytes + report.zero_bytes == g.size);
+        // Over whatever was there, comparing.
+        let device = MemBlock::new(g.size);
+        let mut before = image(&old, 0);
+        before.resize(new.len(), 3);
+        device.write_at(0, &before).unwrap();
+        let to = BlockDestination::new(device.clone(), "disk".into(), &g).unwrap();
+        let report = copy(&holder, Some(&ById(&new)), &to, &options, &Unwatched).unwrap();
+        device.read_at(0, &mut before).unwrap();
+        prop_assert!(before == new);
+        prop_assert_eq!(report.written_bytes + report.zero_bytes + report.equal_bytes, g.size);
+    }
+}

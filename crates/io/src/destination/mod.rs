@@ -1,0 +1,201 @@
+//! Where a plain copy goes: a fresh file (its holes stay), a file that exists, a block device. Not served to anybody
+//! meanwhile, so simpler and a little faster than the block port.
+
+use crate::block::{Block, BlockExt, FileBlock, FileOptions};
+use crate::{Error, Kind, Result};
+use rekindle_core::volume::{ByteRange, Geometry};
+
+use rustix::fs::{self, FallocateFlags, FlockOperation};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Largest piece written at once: larger ones meet huge folios and cost up to ten times the time.
+const WRITE_MAX: usize = 64 << 10;
+/// Bytes of zeros written at once where the file system cannot make them.
+const ZEROS: [u8; WRITE_MAX] = [0; WRITE_MAX];
+
+/// A place that takes a volume. Safe from several threads on ranges that do not overlap.
+pub trait Destination: Send + Sync {
+    /// For people.
+    fn place(&self) -> String;
+    /// It reads as zeros everywhere: zeros need not be written.
+    fn is_fresh(&self) -> bool;
+    /// Fills `buf`.
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()>;
+    /// Writes all of `bytes`.
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
+    /// Makes `range` read as zeros.
+    fn zero(&self, range: ByteRange) -> Result<()>;
+    /// A stretch was written and will not be touched soon: begin to write it back.
+    fn settle(&self, _range: ByteRange) {}
+    /// Everything written is durable, name included.
+    fn flush(&self) -> Result<()>;
+}
+
+/// Opens `path` for a volume of this shape: makes a file where there is nothing, takes an existing file of the same size
+/// or a device that is large enough and has no larger blocks. What exists is going to be overwritten: asking is the
+/// caller's business.
+pub fn open_destination(path: &Path, geometry: &Geometry) -> Result<Box<dyn Destination>> {
+    match std::fs::metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Ok(Box::new(FileDestination::create(path, geometry.size)?))
+        }
+        Err(e) => Err(Error::os(path.display().to_string(), &e)),
+        Ok(meta) if meta.is_file() => Ok(Box::new(FileDestination::open(path, geometry.size)?)),
+        Ok(meta) if meta.file_type().is_block_device() => {
+            let device = FileBlock::open(path, &FileOptions::default())?;
+            Ok(Box::new(BlockDestination::new(device, path.display().to_string(), geometry)?))
+        }
+        Ok(_) => {
+            Err(Error::new(Kind::Invalid, format!("{} is neither a file nor a block device", path.display())))
+        }
+    }
+}
+
+/// A regular file, buffered.
+pub struct FileDestination {
+    path: PathBuf,
+    file: File,
+    fresh: bool,
+}
+
+impl FileDestination {
+    /// A new sparse file; `Kind::Exists` if there is one.
+    pub fn create(path: &Path, size: u64) -> Result<Self> {
+        let error = |e: &std::io::Error| Error::os(path.display().to_string(), e);
+        let file =
+            OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(|e| error(&e))?;
+        let made = FileDestination { path: path.into(), file, fresh: true };
+        made.lock()?;
+        made.file.set_len(size).map_err(|e| error(&e))?;
+        Ok(made)
+    }
+    /// A file that exists and has exactly this size, or none yet.
+    pub fn open(path: &Path, size: u64) -> Result<Self> {
+        let error = |e: &std::io::Error| Error::os(path.display().to_string(), e);
+        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| error(&e))?;
+        let has = file.metadata().map_err(|e| error(&e))?.len();
+        if has != size && has != 0 {
+            let what = format!(
+                "{} has {has} bytes, the volume has {size}: give another name, or remove it",
+                path.display()
+            );
+            return Err(Error::new(Kind::Invalid, what));
+        }
+        let opened = FileDestination { path: path.into(), file, fresh: has == 0 };
+        opened.lock()?;
+        opened.file.set_len(size).map_err(|e| error(&e))?;
+        Ok(opened)
+    }
+    /// Two copies to one file would mix.
+    fn lock(&self) -> Result<()> {
+        fs::flock(&self.file, FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+            rustix::io::Errno::AGAIN => {
+                Error::new(Kind::Busy, format!("{} is being written by another program", self.path.display()))
+            }
+            e => self.error(&e.into()),
+        })
+    }
+    fn error(&self, e: &std::io::Error) -> Error {
+        Error::os(self.path.display().to_string(), e)
+    }
+}
+
+impl Destination for FileDestination {
+    fn place(&self) -> String {
+        self.path.display().to_string()
+    }
+    fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.file.read_exact_at(buf, at).map_err(|e| self.error(&e))
+    }
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        let pieces = bytes.chunks(WRITE_MAX).zip((at..).step_by(WRITE_MAX));
+        pieces
+            .into_iter()
+            .try_for_each(|(piece, at)| self.file.write_all_at(piece, at))
+            .map_err(|e| self.error(&e))
+    }
+    fn zero(&self, range: ByteRange) -> Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if range.len == 0 || fs::fallocate(&self.file, hole, range.start, range.len).is_ok() {
+            return Ok(());
+        }
+        write_zeros(range, |at, zeros| self.write(at, zeros))
+    }
+    fn settle(&self, range: ByteRange) {
+        // SAFETY: a plain system call on a descriptor that is open as long as `self`; no memory is passed. Only a hint,
+        // so its answer does not matter.
+        unsafe {
+            let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&self.file), libc::SYNC_FILE_RANGE_WRITE);
+            libc::sync_file_range(fd, range.start as i64, range.len as i64, flags);
+        }
+    }
+    fn flush(&self) -> Result<()> {
+        self.file.sync_all().map_err(|e| self.error(&e))?;
+        let folder = match self.path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        File::open(folder).and_then(|d| d.sync_all()).map_err(|e| Error::os(folder.display().to_string(), &e))
+    }
+}
+
+/// Any device.
+pub struct BlockDestination {
+    device: Arc<dyn Block>,
+    place: String,
+}
+
+impl BlockDestination {
+    /// `device` must be as large as the volume and have no larger blocks.
+    pub fn new(device: Arc<dyn Block>, place: String, geometry: &Geometry) -> Result<Self> {
+        let info = device.info();
+        let refuse = |what: String| Err(Error::new(Kind::Invalid, format!("{place}: {what}")));
+        if info.size < geometry.size {
+            return refuse(format!("has {} bytes, the volume has {}", info.size, geometry.size));
+        }
+        if info.logical_block > geometry.logical_block {
+            return refuse(format!(
+                "has {}-byte blocks, the volume {}-byte ones: its guest would write what this device cannot",
+                info.logical_block, geometry.logical_block
+            ));
+        }
+        Ok(BlockDestination { device, place })
+    }
+}
+
+impl Destination for BlockDestination {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+    fn is_fresh(&self) -> bool {
+        false
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        self.device.read_at(at, buf)
+    }
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.device.write_at(at, bytes)
+    }
+    fn zero(&self, range: ByteRange) -> Result<()> {
+        self.device.zero_at(range.start, range.len)
+    }
+    fn flush(&self) -> Result<()> {
+        self.device.flush()
+    }
+}
+
+fn write_zeros(range: ByteRange, write: impl Fn(u64, &[u8]) -> Result<()>) -> Result<()> {
+    let mut at = range.start;
+    while at < range.end() {
+        let n = (range.end() - at).min(WRITE_MAX as u64);
+        write(at, &ZEROS[..n as usize])?;
+        at += n;
+    }
+    Ok(())
+}
