@@ -11,6 +11,7 @@ mod flush;
 mod growth;
 mod nbd;
 mod null;
+mod order;
 mod rig;
 mod served;
 mod stats;
@@ -66,6 +67,13 @@ enum Verb {
     /// Serve a repository folder over TCP, every answer DELAY_MS late
     #[command(hide = true)]
     StoreServer { repo: PathBuf, address: String, delay_ms: u64 },
+    /// Print the extents of shop@latest in the order in which an idle fill copies them
+    Order {
+        repo: PathBuf,
+        key: PathBuf,
+        #[arg(default_value = "auto")]
+        order: String,
+    },
     /// Send to whoever connects, as fast as it is taken
     #[command(hide = true)]
     Blast { address: String },
@@ -273,6 +281,7 @@ fn main() -> ExitCode {
         Verb::StoreServer { repo, address, delay_ms } => {
             fill::store_server(&repo, &address, Duration::from_millis(delay_ms))
         }
+        Verb::Order { repo, key, order } => order::print(&repo, &key, &order),
         Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),
         Verb::Smoke => smoke(),
