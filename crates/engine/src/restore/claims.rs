@@ -4,10 +4,11 @@
 //! Two bytes an extent, allocated in chunks when first touched, so that a volume of 16 TiB opens at once and a sparse
 //! one stays small. A chunk is also a page of the durable state (`pages`).
 
+use super::sync::{AtomicU8, AtomicU64, yield_now};
 use rekindle_core::hydrate::{Place, State};
 use rekindle_core::volume::ExtentRange;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 
 /// Extents of a chunk, and of a durable page.
 pub const CHUNK: u64 = 2048;
@@ -104,11 +105,7 @@ impl Claims {
             }
             // The other one is at a write to the target: microseconds, or a busy disk.
             rounds += 1;
-            if rounds < 64 {
-                std::thread::yield_now()
-            } else {
-                std::thread::sleep(std::time::Duration::from_micros(50))
-            }
+            if rounds < 64 { yield_now() } else { std::thread::sleep(std::time::Duration::from_micros(50)) }
         }
     }
     fn count(&self, from: Place, to: Place) {
@@ -206,7 +203,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
 

@@ -305,6 +305,9 @@ impl Parts {
         }
         drop(flights);
         failed.iter().for_each(|(_, m)| m.fail(&e));
+        if !passing {
+            *lock(&self.health.trouble) = Some(e.clone().at(&volume.name));
+        }
         if let Some(o) = self.observer.get() {
             o.arrived(volume.at, extent, demand, Err(e));
         }
@@ -389,7 +392,9 @@ impl Parts {
         let extents = ExtentRange { start: first.0, end: last.0 + 1 };
         let start = volume.geometry.extent_bytes(extents.start).start;
         let end = volume.geometry.extent_bytes(last.0).end();
-        volume.target.zero(ByteRange::new(start, end - start), false)?;
+        if !volume.target.is_hole(ByteRange::new(start, end - start)) {
+            volume.target.zero(ByteRange::new(start, end - start), false)?;
+        }
         self.changed(volume.at, extents, Place::Local);
         let n = run.len() as u64;
         run.into_iter().for_each(|(_, c)| c.release(Place::Local));

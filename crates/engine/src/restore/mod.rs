@@ -9,6 +9,9 @@ mod pages;
 mod parts;
 mod plan;
 mod set;
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttle_tests;
+mod sync;
 mod target;
 mod verify;
 mod volume;

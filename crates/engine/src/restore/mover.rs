@@ -22,8 +22,8 @@ use super::write_log::Held;
 use rekindle_core::hydrate::Place;
 use rekindle_core::log::Source;
 use rekindle_core::volume::{ByteRange, ExtentRange};
-use rekindle_io::Result;
 use rekindle_io::holder::Urgency;
+use rekindle_io::{Kind, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -110,6 +110,7 @@ impl Mover {
             Phase::Free => {
                 p.log.free_moved();
                 self.moved = false;
+                *lock(&p.health.trouble) = None;
                 self.phase = Phase::Table;
                 Ok(Step::Worked)
             }
@@ -248,18 +249,31 @@ impl Mover {
     /// Writes up to 256 pages; makes them durable when all are written.
     fn pages(&mut self, p: &Parts, changes: PageChanges, upto: usize) -> Result<Step> {
         let end = changes.len().min(upto + 256);
-        let done = changes[upto..end].iter().try_for_each(|((volume, page), runs)| {
+        for (i, ((volume, page), runs)) in changes[upto..end].iter().enumerate() {
             let v = &p.volumes[*volume as usize];
-            lock(&v.pages).update(*page, |image| {
+            let done = lock(&v.pages).update(*page, |image| {
                 for (extents, place) in runs {
                     extents.iter().for_each(|e| image.set_place(e % CHUNK, *place));
                 }
                 v.claims.marks_of(*page, &mut image.marks[..]);
-            })
-        });
+            });
+            match done {
+                Ok(()) => {}
+                Err(e) if e.kind == Kind::Full => {
+                    // Nothing is lost: what is not settled stays in the log, and the guest goes on until that is full.
+                    *lock(&p.health.trouble) = Some(e.at("state pages"));
+                    self.phase = Phase::Pages { changes, upto: upto + i };
+                    return Ok(Step::Idle);
+                }
+                Err(e) => {
+                    p.fail(e.clone().at("state pages"));
+                    return Err(e);
+                }
+            }
+        }
         let all = end == changes.len();
-        let synced = |()| if all { p.volumes.iter().try_for_each(|v| lock(&v.pages).sync()) } else { Ok(()) };
-        if let Err(e) = done.and_then(synced) {
+        let synced = if all { p.volumes.iter().try_for_each(|v| lock(&v.pages).sync()) } else { Ok(()) };
+        if let Err(e) = synced {
             // The changes are no longer known here: only a reopening can tell what is durable.
             p.fail(e.clone().at("state pages"));
             return Err(e);

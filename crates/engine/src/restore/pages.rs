@@ -92,11 +92,14 @@ impl Pages {
     }
     /// Changes one page; durable after `sync`.
     pub fn update(&mut self, page: u64, change: impl FnOnce(&mut Page)) -> Result<()> {
-        assert!(self.written.insert(page), "a state page was written twice before a sync");
+        assert!(!self.written.contains(&page), "a state page was written twice before a sync");
         let (mut content, slot) = self.read(page)?;
         content.sequence += 1;
         change(&mut content);
-        self.file.write_at(page * 2 * SLOT + slot * SLOT, &[&content.encode(page)])
+        // A write that fails (no space) may be tried again: it only ever touches the slot that does not count.
+        self.file.write_at(page * 2 * SLOT + slot * SLOT, &[&content.encode(page)])?;
+        self.written.insert(page);
+        Ok(())
     }
     /// Makes all updates durable.
     pub fn sync(&mut self) -> Result<()> {

@@ -503,7 +503,7 @@ impl RestoreSet {
             self.parts.wait_for_work(Duration::from_millis(200));
         }
     }
-    /// Ends the threads, cleanly: moves and settles what can be, so that the next opening replays little.
+    /// Ends the threads; everything answered is durable then. What is in the log stays there: the next opening finds it.
     pub fn stop(&self) -> Result<()> {
         self.parts.stopping.store(true, Release);
         self.parts.mover_signal.ring();

@@ -8,7 +8,7 @@
 //! Only fill and mover write here, each extent under its claim.
 
 use rekindle_core::volume::ByteRange;
-use rekindle_io::block::{Block, BlockExt, Op};
+use rekindle_io::block::{Allocation, Block, BlockExt, Op};
 use rekindle_io::logfile::LogFile;
 use rekindle_io::{Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -59,6 +59,13 @@ impl Target {
     /// The destination is asked for this range as it is, nothing of it lies in the edges file.
     pub fn is_plain(&self, range: ByteRange) -> bool {
         range.start >= EDGE && range.end() <= self.size.saturating_sub(EDGE)
+    }
+    /// The destination has nothing allocated there: it reads as zeros without being read.
+    pub fn is_hole(&self, range: ByteRange) -> bool {
+        let mut out = Vec::new();
+        self.is_plain(range)
+            && self.block.allocation(range, &mut out).is_ok()
+            && out.first().is_some_and(|a: &Allocation| a.zero && a.hole && a.range.covers(&range))
     }
     /// Splits a range: (offset in the edges file or in the destination, length, whether in the edges file).
     fn split(&self, range: ByteRange, mut each: impl FnMut(u64, u64, bool) -> Result<()>) -> Result<()> {

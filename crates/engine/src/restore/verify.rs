@@ -13,7 +13,6 @@ use super::parts::Volume;
 use super::set::RestoreSet;
 use rekindle_core::hydrate::Place;
 use rekindle_core::volume::ByteRange;
-use rekindle_io::block::Allocation;
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::Ordering::*;
@@ -137,7 +136,7 @@ fn verify_extent(v: &Volume, extent: u64, presence: Presence, bytes: &mut Vec<u8
         if v.claims.marked(extent) != 0 || claim.place() != Place::Local {
             return Ok(Found::Guest);
         }
-        if presence == Presence::Zero && is_hole(v, range) {
+        if presence == Presence::Zero && v.target.is_hole(range) {
             return Ok(Found::Right(0));
         }
         bytes.resize(range.len as usize, 0);
@@ -153,14 +152,6 @@ fn verify_extent(v: &Volume, extent: u64, presence: Presence, bytes: &mut Vec<u8
         }
     };
     Ok(if right { Found::Right(range.len) } else { Found::Wrong })
-}
-
-/// The destination has nothing allocated there: it reads as zeros without being read.
-fn is_hole(v: &Volume, range: ByteRange) -> bool {
-    let mut out: Vec<Allocation> = Vec::new();
-    v.target.is_plain(range)
-        && v.target.block().allocation(range, &mut out).is_ok()
-        && out.first().is_some_and(|a| a.zero && a.range.covers(&range))
 }
 
 #[derive(Default)]
