@@ -164,7 +164,7 @@ impl Link {
         let mut late = self.lock();
         loop {
             let full = late.unanswered >= room.requests || late.bytes >= room.bytes;
-            if !full && !(late.bytes >= OWN && crowded()) {
+            if !(full || late.bytes >= OWN && crowded()) {
                 return !self.is_dead();
             }
             // Nobody tells this connection when another one made room, so it looks more often.
