@@ -11,8 +11,8 @@ use rekindle_io::{Error, Kind, Result};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-pub const EXTENT: u64 = 4 << 20;
-/// 48 extents of 4 MiB in three regions, of which little is ever written.
+pub const EXTENT: u64 = 16 << 10;
+/// 48 extents in three regions (of the size they have in tests).
 pub const SIZE: u64 = 48 * EXTENT;
 
 pub struct Facts {
