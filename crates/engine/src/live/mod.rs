@@ -29,6 +29,9 @@ mod sync;
 mod tracking;
 mod volume;
 
+#[cfg(all(test, feature = "shuttle"))]
+#[allow(clippy::unwrap_used)]
+mod explore;
 #[cfg(all(test, not(feature = "shuttle")))]
 #[allow(clippy::unwrap_used)] // helpers of tests, beside the tests themselves
 mod tests;
@@ -92,5 +95,14 @@ impl LiveOptions {
             adopted: false,
             clock: Arc::new(SystemClock::new()),
         }
+    }
+}
+
+impl Observer for crate::usage::UsageMap {
+    fn read(&self, range: ByteRange) {
+        crate::usage::UsageMap::read(self, range);
+    }
+    fn write(&self, range: ByteRange) {
+        crate::usage::UsageMap::write(self, range);
     }
 }

@@ -85,7 +85,8 @@ impl Tracking {
         let gone = |what: &str| Error::new(Kind::Gone, format!("its file {what} is missing"));
         let file = dir.open(&name("marks", tracking))?.ok_or_else(|| gone("marks"))?;
         let active_file = dir.open(&name("activity", tracking))?.ok_or_else(|| gone("activity"))?;
-        // A killed process may have left pages in the cache only; they must not be believed and then lost.
+        // A killed process may have left pages in the cache only. The doubt of their regions covers them already; that
+        // what is read here is also durable makes one argument less to get wrong.
         file.sync()?;
         let (marks, damaged) = Marks::load(&*file, geometry.extents())?;
         let mut doubt = read_doubt(dir, tracking)?;

@@ -164,6 +164,23 @@ mod tests {
         }
     }
 
+    /// What a killed process wrote and did not sync is believed by the next one, so it must not be lost after that.
+    #[test]
+    fn what_was_loaded_once_is_not_lost_later() {
+        let plan = Arc::new(FaultPlan::new());
+        let mem = MemDir::new();
+        let r = TwoSlot::open(&*FaultyDir::new(mem.clone(), plan.clone()), "r", 100).unwrap();
+        r.store(b"old").unwrap();
+        plan.die_at(plan.count() + 1);
+        assert!(r.store(b"new").is_err());
+        let killed = mem.crash(Crash::Kill);
+        assert_eq!(TwoSlot::open(&*killed, "r", 100).unwrap().load().as_deref(), Some(&b"new"[..]));
+        for seed in 0..20 {
+            let after = killed.crash(Crash::Power { seed });
+            assert_eq!(TwoSlot::open(&*after, "r", 100).unwrap().load().as_deref(), Some(&b"new"[..]));
+        }
+    }
+
     #[test]
     fn two_damaged_copies_are_an_error_not_an_empty_record() {
         let d = MemDir::new();

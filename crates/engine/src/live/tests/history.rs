@@ -166,7 +166,7 @@ impl Life {
         let last = [0, 1].map(|repository| Event::Backup { repository, during: vec![1], commits: true });
         for e in events.iter().chain(&last) {
             // The last two must succeed, so they are tried again after a death.
-            for attempt in 0..3 {
+            for attempt in 0..6 {
                 let before = self.machine.plan.count();
                 let result = self.live(e);
                 let Err(error) = result else { break };

@@ -1,0 +1,150 @@
+//! The protocols between threads, explored by shuttle: `cargo test -p rekindle-engine --features shuttle live::explore`.
+//! Shuttle runs the threads one at a time and chooses at every lock and atomic who goes on; the devices underneath are
+//! in memory and never wait.
+
+use super::cut::Cut;
+use super::fleece::{Fate, Fleece};
+use super::gate::Gate;
+use super::tracking::Tracking;
+use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_io::block::{BlockExt, MemBlock};
+use rekindle_io::fault::Crash;
+use rekindle_io::logfile::{LogDir, MemDir};
+use shuttle::rand::Rng;
+use shuttle::sync::Arc;
+use shuttle::thread;
+use std::time::Duration;
+
+const E: u64 = 16 << 10;
+const T: Uuid = Uuid([1; 16]);
+
+fn geometry(extents: u64) -> Geometry {
+    Geometry::new(extents * E, ExtentBytes::new(E).unwrap(), 512, 4096).unwrap()
+}
+fn explore(iterations: usize, f: impl Fn() + Send + Sync + 'static) {
+    shuttle::check_random(f, iterations);
+}
+
+/// The backup sees the instant, whatever the guest writes meanwhile, from however many connections.
+#[test]
+fn a_backup_never_reads_what_came_after_its_instant() {
+    explore(3000, || {
+        let disk = MemBlock::new(4 * E);
+        (0..4u8).for_each(|e| disk.write_at(u64::from(e) * E, &[e + 1; E as usize]).unwrap());
+        // Small enough to be full in some schedules: then the backup is given up, and reads say so.
+        let limit = shuttle::rand::thread_rng().gen_range(1..4) * E;
+        let fate = Fate::new(limit);
+        let dir: std::sync::Arc<dyn LogDir> = MemDir::new();
+        let fleece = Fleece::create(&dir, "f".into(), &fate).unwrap();
+        let cut = Arc::new(Cut::new(geometry(4), disk.clone(), fleece, fate.clone()));
+        let guests: Vec<_> = (0..2u64)
+            .map(|g| {
+                let (cut, disk) = (cut.clone(), disk.clone());
+                thread::spawn(move || {
+                    for e in [g, 2, 3] {
+                        cut.before_change(ByteRange::new(e * E, 512));
+                        disk.write_at(e * E, &[99; 512]).unwrap();
+                    }
+                })
+            })
+            .collect();
+        let mut out = vec![0; E as usize];
+        for e in 0..4 {
+            if cut.read(e, &mut out).is_err() {
+                fate.check().expect_err("only a backup that was given up fails");
+                break;
+            }
+            assert!(out.iter().all(|b| *b == e as u8 + 1), "extent {e} is of later");
+            cut.taken(ExtentRange { start: e, end: e + 1 });
+        }
+        guests.into_iter().for_each(|g| g.join().unwrap());
+        assert_eq!(
+            disk.bytes()[3 * E as usize],
+            99,
+            "the guest's write is done whatever became of the backup"
+        );
+    });
+}
+
+/// Two volumes, one instant: a write to the second that follows one to the first is not in it unless the first is.
+#[test]
+fn an_instant_is_one_point_of_one_order() {
+    explore(3000, || {
+        let gates: Vec<Arc<Gate>> = (0..2).map(|_| Arc::default()).collect();
+        let disks: Vec<_> = (0..2).map(|_| MemBlock::new(512)).collect();
+        let guest = {
+            let (gates, disks) = (gates.clone(), disks.clone());
+            thread::spawn(move || {
+                for n in 1..4u8 {
+                    for (gate, disk) in gates.iter().zip(&disks) {
+                        let entered = gate.enter(1);
+                        disk.write_at(0, &[n; 512]).unwrap();
+                        gate.leave(entered, 1);
+                    }
+                }
+            })
+        };
+        gates.iter().for_each(|g| g.close());
+        assert!(gates.iter().all(|g| g.drained(Duration::from_secs(1000))));
+        let (a, b) = (disks[0].bytes()[0], disks[1].bytes()[0]);
+        thread::yield_now();
+        assert!(a == b || a == b + 1, "{a} {b}");
+        assert_eq!((a, b), (disks[0].bytes()[0], disks[1].bytes()[0]), "held");
+        gates.iter().for_each(|g| g.open());
+        guest.join().unwrap();
+    });
+}
+
+/// Writers, a checkpoint and an instant at once, then a power cut at any point: what differs from the instant is named.
+#[test]
+fn a_power_cut_during_checkpoints_is_always_named() {
+    explore(4000, || {
+        // Two regions (256 KiB in tests) of 16 extents.
+        let (g, disk, dir) = (geometry(32), MemBlock::new(32 * E), MemDir::new());
+        let tracking = Arc::new(Tracking::create(&*dir, g, T, Generation(1), &[]).unwrap());
+        let gate = Arc::new(Gate::default());
+        let writer = |extents: [u64; 3], stamp: u8| {
+            let (tracking, gate, disk) = (tracking.clone(), gate.clone(), disk.clone());
+            move || {
+                for e in extents {
+                    let range = ByteRange::new(e * E, 512);
+                    let entered = gate.enter(1);
+                    tracking.before_write([range].into_iter()).unwrap();
+                    disk.write_at(e * E, &[stamp; 512]).unwrap();
+                    gate.leave(entered, 1);
+                }
+            }
+        };
+        let threads = [
+            thread::spawn(writer([0, 16, 0], 1)),
+            thread::spawn(writer([0, 1, 17], 2)),
+            thread::spawn({
+                let (tracking, gate, disk) = (tracking.clone(), gate.clone(), disk.clone());
+                move || {
+                    for all in [false, true, false, false] {
+                        tracking.checkpoint(all, &gate, || disk.flush()).unwrap();
+                    }
+                }
+            }),
+        ];
+        let (later, seed) = shuttle::rand::thread_rng().r#gen::<(u8, u64)>();
+        gate.close();
+        assert!(gate.drained(Duration::from_secs(1000)));
+        let snapshot = disk.bytes();
+        tracking.advance(Generation(2));
+        gate.open();
+        (0..later % 40).for_each(|_| thread::yield_now());
+        // The power cut: the disk and the state folder at the same moment.
+        for seed in [seed, seed.rotate_left(7), seed.rotate_left(21)] {
+            let (disk, dir) = (disk.crash(Crash::Power { seed }).bytes(), dir.crash(Crash::Power { seed }));
+            let found = Tracking::load(&*dir, g, T, Generation(2)).unwrap();
+            let (marked, compare) = found.since(Generation(1));
+            for e in 0..32 {
+                let at = (e * E) as usize..((e + 1) * E) as usize;
+                let named = marked.iter().chain(&compare).any(|r| r.iter().contains(&e));
+                assert!(named || disk[at.clone()] == snapshot[at], "extent {e} differs and is not named");
+            }
+        }
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    });
+}
