@@ -5,3 +5,5 @@ pub mod condition;
 pub mod control;
 pub mod notify;
 pub mod owner;
+pub mod record;
+pub mod schedule;
