@@ -8,6 +8,7 @@ mod names;
 mod out;
 mod places;
 mod progress;
+mod repositories;
 mod secret;
 mod serve;
 mod show;

@@ -6,10 +6,13 @@ mod discard;
 mod docs;
 mod pause;
 mod resume;
+mod serve;
 mod status;
 mod steer;
 mod tune;
 pub mod wait;
+
+pub use steer::not_restoring;
 
 use crate::cli::{Cli, Verb};
 use crate::errors::{Failure, Outcome};
@@ -18,6 +21,7 @@ use crate::out::Out;
 /// Performs what was asked; the number is the process's exit code.
 pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
     match cli.verb {
+        Verb::Serve(args) => serve::run(&args, out),
         Verb::Status(args) => status::run(&args, out),
         Verb::Wait(args) => wait::run(&args, out),
         Verb::Pause(args) => pause::run(&args, out),

@@ -56,7 +56,7 @@ pub struct BackupRequest {
 pub struct RepositoryAccess {
     /// An absolute path.
     pub place: String,
-    /// A password, if that opens it.
+    /// A password in hex, if that opens it.
     pub password: Option<String>,
     /// A key in hex, if that opens it.
     pub key: Option<String>,

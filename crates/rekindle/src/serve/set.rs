@@ -1,0 +1,133 @@
+//! A set this process owns: its disks, what it is made of now, its exports, its backups.
+
+use super::backups::Backups;
+use super::control::{SetStatus, State, VolumeStatus};
+use super::live::Live;
+use super::owner::OwnerLock;
+use crate::names;
+use crate::show::words;
+use rekindle_io::block::Block;
+use rekindle_io::clock::{Clock, SystemClock};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a set is made of now. A restore turns into a live set.
+#[derive(Clone)]
+pub enum Body {
+    /// On its own disks.
+    Live(Arc<Live>),
+}
+
+/// One volume of an owned set.
+pub struct OwnedVolume {
+    /// Inside its set.
+    pub name: String,
+    /// The disk below.
+    pub path: PathBuf,
+    /// Name of its export.
+    pub export: String,
+    /// What is served.
+    pub device: Arc<dyn Block>,
+    /// Unit of usage and tracking, in bytes.
+    pub extent_bytes: u64,
+}
+
+/// A set this process owns.
+pub struct OwnedSet {
+    /// Its name.
+    pub name: String,
+    /// Its volumes, in order.
+    pub volumes: Vec<OwnedVolume>,
+    /// Its backups.
+    pub backups: Backups,
+    /// Since when, nanoseconds since 1970.
+    since_ns: u64,
+    body: Mutex<Body>,
+    announced: AtomicBool,
+    /// Held until the set is closed.
+    lock: OwnerLock,
+}
+
+impl OwnedSet {
+    /// A set on its own disks.
+    pub fn live(
+        name: &str,
+        disks: &[(String, PathBuf)],
+        live: Live,
+        lock: OwnerLock,
+        backups: Backups,
+    ) -> OwnedSet {
+        let lone = disks.len() == 1;
+        let volume = |((volume, path), device): (&(String, PathBuf), Arc<dyn Block>)| OwnedVolume {
+            name: volume.clone(),
+            path: path.clone(),
+            export: names::export(name, volume, lone),
+            device,
+            extent_bytes: rekindle_core::volume::ExtentBytes::DEFAULT.get(),
+        };
+        OwnedSet {
+            name: name.into(),
+            volumes: disks.iter().zip(live.devices()).map(volume).collect(),
+            backups,
+            since_ns: SystemClock::new().wall_ns(),
+            body: Mutex::new(Body::Live(Arc::new(live))),
+            announced: AtomicBool::new(false),
+            lock,
+        }
+    }
+    /// What it is made of now.
+    pub fn body(&self) -> Body {
+        self.body.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Whether its going online was announced before; now it is.
+    pub fn announced(&self) -> bool {
+        self.announced.swap(true, Ordering::AcqRel)
+    }
+    /// Its control socket.
+    pub fn socket(&self) -> &std::path::Path {
+        self.lock.socket()
+    }
+    /// Its exports may be shown.
+    pub fn online(&self) -> bool {
+        match self.body() {
+            Body::Live(_) => true,
+        }
+    }
+    /// Where it stands.
+    pub fn state(&self) -> State {
+        match self.body() {
+            Body::Live(live) if live.failed() => State::Failed,
+            Body::Live(_) => State::Live,
+        }
+    }
+    /// Everything about it; `served` tells URI and clients of an export.
+    pub fn status(&self, served: impl Fn(&str) -> (Option<String>, u64)) -> SetStatus {
+        let volume = |v: &OwnedVolume| {
+            let (uri, connections) = served(&v.export);
+            let info = v.device.info();
+            VolumeStatus {
+                name: v.name.clone(),
+                path: v.path.display().to_string(),
+                size_bytes: info.size,
+                extent_bytes: v.extent_bytes,
+                read_only: info.read_only,
+                uri,
+                connections,
+            }
+        };
+        SetStatus {
+            name: self.name.clone(),
+            state: self.state(),
+            pid: std::process::id(),
+            since: words::rfc3339(self.since_ns),
+            volumes: self.volumes.iter().map(volume).collect(),
+            restore: None,
+            backup: self.backups.status(),
+        }
+    }
+    /// What is due once a second.
+    pub fn tick(&self) {}
+    /// Ends it: everything durable, a clean stop recorded.
+    pub fn close(&self) {}
+}

@@ -1,0 +1,159 @@
+//! `serve`: be the process of all sets of a configuration, or of one named ad hoc.
+
+use crate::cli::ServeArgs;
+use crate::config::{self, Config};
+use crate::errors::{Failure, Outcome};
+use crate::out::Out;
+use crate::repositories::Access;
+use crate::serve::backups::Backups;
+use crate::serve::calendar::Calendar;
+use crate::serve::listen;
+use crate::serve::live::{Live, LivePlan};
+use crate::serve::owner::OwnerLock;
+use crate::serve::process::Process;
+use crate::serve::record;
+use crate::serve::schedule::Schedule;
+use crate::serve::set::OwnedSet;
+use crate::signals::Asked;
+use crate::{names, places};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use rekindle_export::nbd::Listen;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything there is to serve.
+struct Plan {
+    sets: Vec<SetPlan>,
+    access: Option<Access>,
+    listen: Vec<Listen>,
+    /// Read again on SIGHUP.
+    config: Option<PathBuf>,
+}
+
+struct SetPlan {
+    name: String,
+    disks: Vec<(String, PathBuf)>,
+    read_only: bool,
+    backup: Option<Calendar>,
+}
+
+/// Serves until asked to stop.
+pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
+    let plan = plan(args)?;
+    if args.check {
+        return check(&plan, out);
+    }
+    // Before any thread: they inherit the signal mask.
+    let asked = Asked::listen()?;
+    places::runtime_dir()?;
+    let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref())).collect::<Outcome<Vec<_>>>()?;
+    let mut process = Process::start(sets, plan.listen, asked, out)?;
+    if let Some(command) = &args.run {
+        process.run_command(command)?;
+    }
+    process.serve(&mut |sets| reload(plan.config.as_deref(), sets, out))
+}
+
+fn plan(args: &ServeArgs) -> Outcome<Plan> {
+    let Some(name) = &args.name else { return configured(args) };
+    names::set(name)?;
+    if args.disks.is_empty() {
+        return Err(Failure::usage(
+            format!("there is no disk to serve as {name}"),
+            "a set served ad hoc needs at least one",
+            format!("rekindle serve {name} /path/to/disk"),
+        ));
+    }
+    let disks = names::disks(name, &args.disks)?;
+    let set = SetPlan { name: name.clone(), disks, read_only: args.read_only, backup: None };
+    let listen = listen::addresses(&args.listen, &format!("{name}.nbd"))?;
+    Ok(Plan { sets: vec![set], access: Access::given(&args.repo)?, listen, config: None })
+}
+
+fn configured(args: &ServeArgs) -> Outcome<Plan> {
+    let path = args.config.clone().unwrap_or_else(|| config::DEFAULT_PATH.into());
+    let config = config::read(&path)?;
+    let words =
+        if args.listen.is_empty() { config.listen.iter().cloned().collect() } else { args.listen.clone() };
+    let set = |(name, set): (&String, &config::SetConfig)| SetPlan {
+        name: name.clone(),
+        disks: set.volumes.named(name),
+        read_only: set.read_only || args.read_only,
+        backup: set.backup.clone(),
+    };
+    Ok(Plan {
+        sets: config.set.iter().map(set).collect(),
+        access: access(args, &config)?,
+        listen: listen::addresses(&words, "nbd")?,
+        config: Some(path),
+    })
+}
+
+/// The command line goes before the configuration.
+fn access(args: &ServeArgs, config: &Config) -> Outcome<Option<Access>> {
+    match Access::given(&args.repo)? {
+        Some(access) => Ok(Some(access)),
+        None => Access::configured(config),
+    }
+}
+
+fn check(plan: &Plan, out: Out) -> Outcome<u8> {
+    for set in &plan.sets {
+        for (volume, path) in &set.disks {
+            std::fs::metadata(path).map_err(|e| {
+                Failure::system(
+                    format!("{volume} of {} cannot be served from {}", set.name, path.display()),
+                    &e,
+                )
+            })?;
+        }
+        let next = set.backup.as_ref().and_then(|c| c.next(Timestamp::now(), &TimeZone::system()));
+        let backup = next.map_or(String::new(), |t| {
+            let ns = u64::try_from(t.as_nanosecond()).unwrap_or(0);
+            format!(", next backup {}", crate::show::words::time(ns))
+        });
+        out.line(format!(
+            "{:<9} {}{backup}",
+            set.name,
+            crate::show::words::count(set.disks.len() as u64, "volume")
+        ));
+    }
+    if let Some(access) = &plan.access {
+        access.open()?;
+        out.line(format!("repo      {} opens", access.place.display()));
+    }
+    Ok(0)
+}
+
+fn open(plan: &SetPlan, access: Option<&Access>) -> Outcome<OwnedSet> {
+    let paths: Vec<PathBuf> = plan.disks.iter().map(|d| d.1.clone()).collect();
+    let lock = OwnerLock::take(&plan.name, "serve", &paths)?;
+    let live = Live::open(&LivePlan { name: &plan.name, disks: &plan.disks, read_only: plan.read_only })?;
+    record::remember(&plan.name, &plan.disks)?;
+    let backups = Backups::new(access.cloned(), schedule(plan.backup.as_ref()));
+    Ok(OwnedSet::live(&plan.name, &plan.disks, live, lock, backups))
+}
+
+fn schedule(calendar: Option<&Calendar>) -> Option<Schedule> {
+    calendar.map(|c| Schedule::new(c.clone(), Timestamp::now(), TimeZone::system()))
+}
+
+/// SIGHUP: schedules change at once; what needs the disks to be opened again needs a restart, and says so.
+fn reload(path: Option<&std::path::Path>, sets: &[Arc<OwnedSet>], out: Out) {
+    let Some(path) = path else { return };
+    let config = match config::read(path) {
+        Ok(config) => config,
+        Err(failure) => return out.warn(format!("the configuration was not taken over: {failure}")),
+    };
+    for set in sets {
+        match config.set.get(&set.name) {
+            Some(fresh) => set.backups.reschedule(schedule(fresh.backup.as_ref())),
+            None => out.warn(format!("{} is no longer configured; it is served until the restart", set.name)),
+        }
+    }
+    for name in config.set.keys().filter(|n| !sets.iter().any(|s| s.name == **n)) {
+        out.warn(format!("{name} is newly configured; it is served after a restart"));
+    }
+    out.note("configuration read again");
+}

@@ -1,0 +1,108 @@
+//! Serving disks: goal, one process owns a set, says where it is served, can be steered and ends cleanly; method, the
+//! real binary and our own NBD client.
+
+#![allow(clippy::unwrap_used)] // a test: to fail here is the point
+
+mod kit;
+use kit::{Sandbox, data};
+
+const SIGINT: i32 = libc::SIGINT;
+const SIGTERM: i32 = libc::SIGTERM;
+
+#[test]
+fn a_disk_is_served_until_told_to_stop() {
+    let s = Sandbox::new();
+    let disk = s.file("disk.raw", data(1 << 20, 1));
+    let mut serve = s.start(&["serve", "db", &disk]);
+    let socket = s.text("run/db.nbd.sock");
+    serve.says(&format!("live      nbd+unix:///db?socket={socket}"));
+    let status = s.json(&["status"]);
+    assert_eq!(status[0]["name"], "db");
+    assert_eq!(status[0]["state"], "live");
+    assert_eq!(status[0]["volumes"][0]["size_bytes"], 1 << 20);
+    assert!(s.ok(&["status", "db"]).contains(&disk));
+    s.ok(&["wait", "db", "--for=live", "--timeout", "1s"]);
+    assert!(s.fails(1, &["pause", "db"]).contains("not being restored"));
+    serve.signal(SIGTERM);
+    assert_eq!(serve.end(), 0);
+    assert!(!s.path("run/db.sock").exists() && !std::path::Path::new(&socket).exists());
+    assert_eq!(s.json(&["status"]), serde_json::json!([]));
+}
+
+#[test]
+fn a_second_owner_is_told_who_holds_it() {
+    let s = Sandbox::new();
+    let disk = s.file("disk.raw", data(1 << 20, 1));
+    let mut serve = s.start(&["serve", "db", &disk]);
+    serve.says("live");
+    let said = s.fails(11, &["serve", "db", &disk]);
+    assert!(said.contains(&format!("process {} has it", serve.child.id())), "{said}");
+    let said = s.fails(11, &["serve", "other", &disk]);
+    assert!(said.contains(&format!("process {} serves it as db", serve.child.id())), "{said}");
+    serve.signal(SIGINT);
+    assert_eq!(serve.end(), 0);
+    // Killed outright, it leaves nothing that stands in the way.
+    let mut serve = s.start(&["serve", "db", &disk]);
+    serve.says("live");
+    serve.child.kill().unwrap();
+    serve.child.wait().unwrap();
+    let mut again = s.start(&["serve", "other", &disk]);
+    again.says("live");
+}
+
+#[test]
+fn a_captive_command_gets_the_uri_and_gives_the_exit_code() {
+    let s = Sandbox::new();
+    let disk = s.file("disk.raw", data(1 << 20, 1));
+    let ran = s.run(&["-q", "serve", "db", &disk, "--run", "echo got $uri; exit 7"]);
+    assert_eq!(ran.code, 7, "{}", ran.err);
+    assert_eq!(ran.out, format!("got nbd+unix:///db?socket={}\n", s.text("run/db.nbd.sock")));
+    let wal = s.file("wal.raw", data(1 << 20, 2));
+    let (data, wal) = (format!("data={disk}"), format!("wal={wal}"));
+    let ran = s.run(&["-q", "serve", "shop", &data, &wal, "--run", "echo $uri_wal; kill -9 $$"]);
+    assert_eq!(ran.code, 137);
+    assert!(ran.out.contains("nbd+unix:///shop/wal?"), "{}", ran.out);
+    assert_eq!(s.run(&["-q", "serve", "shop", &data, &wal, "--run", "exec sleep 0"]).code, 0);
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    let s = Sandbox::new();
+    let none = s.text("none.raw");
+    assert!(s.fails(1, &["serve", "db", &none]).contains("cannot open"));
+    assert!(s.fails(2, &["serve", "db"]).contains("no disk"));
+    assert!(s.fails(2, &["serve"]).contains("rekindle.toml"));
+    let disk = s.file("disk.raw", data(1 << 20, 1));
+    assert!(s.fails(2, &["serve", "db", &disk, "--listen", "db.sock"]).contains("unix:/PATH"));
+    assert!(s.fails(1, &["serve", "db", &disk, "--listen", "unix:/nowhere/at/all"]).contains("--listen"));
+    let two = [format!("a={disk}"), disk.clone()];
+    assert!(s.fails(2, &["serve", "db", &two[0], &two[1]]).contains("no volume name"));
+    let config = s.file("c.toml", "[set.db]\nvolumes = \"x\"\njournal = \"y\"\n");
+    assert!(s.fails(2, &["serve", "-c", &config]).contains("c.toml:3"));
+}
+
+#[test]
+fn a_configuration_is_checked_and_served() {
+    let s = Sandbox::new();
+    let (a, b) = (s.file("a.raw", data(1 << 20, 1)), s.file("b.raw", data(1 << 20, 2)));
+    let text = format!(
+        "[set.db]\nvolumes = \"{a}\"\n[set.shop]\nread_only = true\nvolumes = {{ data = \"{b}\" }}\n"
+    );
+    let config = s.file("c.toml", &text);
+    let mut check = s.command(&["serve", "-c", &config, "--check"]);
+    let ran = kit::ended(check.env_remove("REKINDLE_REPO").output().unwrap());
+    assert_eq!((ran.code, ran.out.as_str()), (0, "db        1 volume\nshop      1 volume\n"), "{}", ran.err);
+    let mut serve = s.start(&["serve", "-c", &config]);
+    serve.says("nbd+unix:///shop/data?socket=");
+    let status = s.json(&["status"]);
+    assert_eq!(status.as_array().unwrap().len(), 2);
+    assert_eq!(status[1]["volumes"][0]["read_only"], true);
+    std::fs::write(&config, text.replace("[set.db]", "[set.db]\nwrong = 1")).unwrap();
+    serve.signal(libc::SIGHUP);
+    serve.says("was not taken over");
+    std::fs::write(&config, &text).unwrap();
+    serve.signal(libc::SIGHUP);
+    serve.says("configuration read again");
+    serve.signal(SIGTERM);
+    assert_eq!(serve.end(), 0);
+}
