@@ -4,6 +4,9 @@ use crate::cli::RepoArgs;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::secret::{Secret, Source, source};
 use crate::serve::control::RepositoryAccess;
+use rekindle_engine::repository::{Credential, RepoError, Repository, Secret as RepositorySecret};
+use rekindle_io::Kind;
+use rekindle_io::store::{DirStore, Store};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,10 +44,77 @@ impl Access {
         };
         Ok(Some(Access { place: place(repo)?, source }))
     }
-    pub fn open(&self) -> Outcome<()> {
-        Ok(())
+    /// Opens it. A prompt is shown only if the repository turns out to be encrypted.
+    pub fn open(&self) -> Outcome<Repository> {
+        let store = store(&self.place)?;
+        if self.source == Source::Prompt {
+            match Repository::open(store.clone(), None) {
+                Err(RepoError::KeyNeeded) => {}
+                other => return other.map_err(|e| self.failure(&e)),
+            }
+        }
+        let credential = credential(self.source.read(false)?);
+        Repository::open(store, Some(&credential)).map_err(|e| self.failure(&e))
+    }
+    /// As it goes to an owner: the secret is read here, where a prompt can be answered and files can be reached.
+    pub fn to_request(&self) -> Outcome<RepositoryAccess> {
+        let place = self.place.display().to_string();
+        let encrypted = match Repository::open(store(&self.place)?, None) {
+            Ok(_) => false,
+            Err(RepoError::KeyNeeded) => true,
+            Err(e) => return Err(self.failure(&e)),
+        };
+        let mut request = RepositoryAccess { place, ..RepositoryAccess::default() };
+        if encrypted {
+            match self.source.read(false)? {
+                Secret::Password(p) => request.password = Some(hex(&p)),
+                Secret::Key(k) => request.key = Some(hex(&k)),
+            }
+        }
+        Ok(request)
+    }
+    fn failure(&self, e: &RepoError) -> Failure {
+        failure(format!("cannot open the repository {}", self.place.display()), e)
     }
 }
+
+/// Opens what a request names.
+pub fn open_requested(request: &RepositoryAccess) -> Outcome<Repository> {
+    let place = PathBuf::from(&request.place);
+    let cannot = |e: &RepoError| failure(format!("cannot open the repository {}", request.place), e);
+    let bad = || {
+        Failure::usage(
+            "the owner did not understand the request",
+            "a secret is not hex",
+            "use the same version on both sides",
+        )
+    };
+    let secret = match (&request.password, &request.key) {
+        (Some(p), _) => Some(Secret::Password(unhex(p).ok_or_else(bad)?)),
+        (_, Some(k)) => Some(Secret::Key(unhex(k).ok_or_else(bad)?)),
+        _ => None,
+    };
+    let credential = secret.map(credential);
+    Repository::open(store(&place)?, credential.as_ref()).map_err(|e| cannot(&e))
+}
+
+/// The store of a repository that exists.
+pub fn store(place: &std::path::Path) -> Outcome<Arc<dyn Store>> {
+    match DirStore::open(place) {
+        Ok(store) => Ok(store),
+        Err(e) if e.kind == Kind::Gone => Err(Failure::new(
+            Exit::NoRepository,
+            format!("there is no repository at {}", place.display()),
+            "that directory does not exist",
+            format!(
+                "check the path and that it is mounted, or make one: rekindle init -r {}",
+                place.display()
+            ),
+        )),
+        Err(e) => Err(Failure::io(format!("cannot open the repository {}", place.display()), &e)),
+    }
+}
+
 /// The place of `-r`: a directory.
 pub fn place(repo: &str) -> Outcome<PathBuf> {
     if let Some((scheme, _)) = repo.split_once("://") {
@@ -62,4 +132,60 @@ pub fn place(repo: &str) -> Outcome<PathBuf> {
         ));
     }
     std::path::absolute(repo).map_err(|e| Failure::system(format!("cannot use the repository {repo}"), &e))
+}
+
+/// A secret as the repository takes it.
+pub fn credential(secret: Secret) -> Credential {
+    match secret {
+        Secret::Password(p) => Credential::Passphrase(RepositorySecret::new(p.to_vec())),
+        Secret::Key(k) => Credential::KeyFile(RepositorySecret::new(k.to_vec())),
+    }
+}
+
+/// An error of the repository, while doing `error`.
+pub fn failure(error: impl Into<String>, e: &RepoError) -> Failure {
+    let (exit, cure) = match e {
+        RepoError::NotARepository { place } => {
+            (Exit::NoRepository, format!("check the path, or make a repository: rekindle init -r {place}"))
+        }
+        RepoError::AlreadyARepository { .. } => {
+            (Exit::Failed, "use it as it is, or name another directory".to_string())
+        }
+        RepoError::NewerFormat { .. } => (Exit::Failed, "install a newer rekindle".into()),
+        RepoError::ReadOnly => (Exit::Failed, "use a newer rekindle to write to it".into()),
+        RepoError::WrongKey => {
+            (Exit::WrongPassword, "check --password-file, --key-file or REKINDLE_PASSWORD_COMMAND".into())
+        }
+        RepoError::KeyNeeded => {
+            (Exit::WrongPassword, "give --password-file, --key-file or REKINDLE_PASSWORD_COMMAND".into())
+        }
+        RepoError::NotEncrypted => {
+            (Exit::WrongPassword, "check -r; if it is the right one, give no password and no key file".into())
+        }
+        RepoError::Credential(_) => (Exit::Usage, "use another password or key file".into()),
+        RepoError::LastKey => (Exit::Refused, "add another key first".into()),
+        RepoError::NoSnapshot { .. } | RepoError::NoVolume { .. } => {
+            (Exit::Failed, "see what there is with `rekindle timeline`".into())
+        }
+        RepoError::Ambiguous { .. } => (Exit::Usage, "give more digits; see `rekindle timeline`".into()),
+        RepoError::Fenced => (Exit::Failed, "run it again".into()),
+        RepoError::Invalid(_) => (Exit::Failed, "check what was asked for".into()),
+        RepoError::Damaged { .. } => (
+            Exit::Failed,
+            "keep the damaged object for examination; other snapshots may be whole (`rekindle timeline`)"
+                .into(),
+        ),
+        RepoError::Store(e) => return Failure::io(error, e),
+    };
+    Failure::new(exit, error, e, cure)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+    let digits: Option<Vec<u8>> = text.chars().map(|c| c.to_digit(16).map(|d| d as u8)).collect();
+    let digits = digits.filter(|d| d.len().is_multiple_of(2))?;
+    Some(zeroize::Zeroizing::new(digits.chunks(2).map(|p| p[0] << 4 | p[1]).collect()))
 }

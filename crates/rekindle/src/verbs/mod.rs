@@ -2,13 +2,18 @@
 
 mod completion;
 mod cutover;
+mod diff;
 mod discard;
 mod docs;
+mod init;
+mod moment;
 mod pause;
 mod resume;
 mod serve;
+mod show;
 mod status;
 mod steer;
+mod timeline;
 mod tune;
 pub mod wait;
 
@@ -21,6 +26,10 @@ use crate::out::Out;
 /// Performs what was asked; the number is the process's exit code.
 pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
     match cli.verb {
+        Verb::Init(args) => init::run(&args, out),
+        Verb::Timeline(args) => timeline::run(&args, out),
+        Verb::Show(args) => show::run(&args, out),
+        Verb::Diff(args) => diff::run(&args, out),
         Verb::Serve(args) => serve::run(&args, out),
         Verb::Status(args) => status::run(&args, out),
         Verb::Wait(args) => wait::run(&args, out),
