@@ -2,6 +2,7 @@
 
 mod cli;
 mod config;
+mod copy;
 mod errors;
 mod moments;
 mod names;

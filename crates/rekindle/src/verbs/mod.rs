@@ -8,6 +8,7 @@ mod docs;
 mod init;
 mod moment;
 mod pause;
+mod restore;
 mod resume;
 mod serve;
 mod show;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
         Verb::Timeline(args) => timeline::run(&args, out),
         Verb::Show(args) => show::run(&args, out),
         Verb::Diff(args) => diff::run(&args, out),
+        Verb::Restore(args) => restore::run(&args, out),
         Verb::Serve(args) => serve::run(&args, out),
         Verb::Status(args) => status::run(&args, out),
         Verb::Wait(args) => wait::run(&args, out),

@@ -1,0 +1,220 @@
+//! What a restore would do, and how long it would take: opened first, printed by `-n`, then performed.
+
+use crate::cli::RestoreArgs;
+use crate::copy::dest::{Dest, Found};
+use crate::copy::{self, Copy};
+use crate::errors::Outcome;
+use crate::out::Out;
+use crate::show::words;
+use crate::units;
+use crate::verbs::moment;
+use rekindle_engine::repository::{Repository, Snapshot, VolumeRecord};
+use rekindle_io::block::MemBlock;
+use rekindle_io::holder::Holder;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// A volume and its destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// Inside its set.
+    pub volume: String,
+    /// As it was typed.
+    pub path: PathBuf,
+}
+
+/// Where everything goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Targets {
+    /// One volume to stdout.
+    Stdout(String),
+    /// In the set's order.
+    Disks(Vec<Target>),
+}
+
+/// A moment that was found, and destinations that were looked at.
+pub struct Opened {
+    /// The repository.
+    pub repository: Repository,
+    /// The snapshot.
+    pub snapshot: Snapshot,
+    /// The volumes, in the set's order.
+    pub volumes: Vec<VolumeRecord>,
+    /// Where they go.
+    pub targets: Targets,
+    /// What lies there; as many as there are disks.
+    pub dests: Vec<Dest>,
+}
+
+impl Opened {
+    /// `shop@3f9c2a1e`.
+    pub fn shown(&self) -> String {
+        let c = &self.snapshot.info().commit;
+        format!("{}@{}", c.set, c.snapshot.short())
+    }
+    /// Bytes of all volumes.
+    pub fn size(&self) -> u64 {
+        self.volumes.iter().map(|v| v.geometry.size).sum()
+    }
+}
+
+/// Opens the moment and looks at the destinations; changes nothing.
+pub fn open(args: &RestoreArgs) -> Outcome<Opened> {
+    let named = crate::moments::named(&args.moment)?;
+    let (repository, snapshot) = moment::open(&args.repo, &args.moment)?;
+    let volumes: Vec<VolumeRecord> = moment::volumes(&snapshot, &named)?.into_iter().cloned().collect();
+    let names: Vec<String> = volumes.iter().map(|v| v.name.clone()).collect();
+    let targets = super::targets(args, &names)?;
+    let mut dests = Vec::new();
+    if let Targets::Disks(disks) = &targets {
+        for (t, v) in disks.iter().zip(&volumes) {
+            let dest = Dest::look(&t.path)?;
+            dest.fits(&v.geometry)?;
+            dests.push(dest);
+        }
+    }
+    Ok(Opened { repository, snapshot, volumes, targets, dests })
+}
+
+/// The plan as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Plan {
+    /// The moment.
+    moment: String,
+    /// RFC 3339, UTC.
+    time: String,
+    /// Bytes of all volumes.
+    size_bytes: u64,
+    /// Bytes that would be fetched.
+    fetch_bytes: u64,
+    /// Bytes that would be written; the rest are holes or zeros.
+    write_bytes: u64,
+    /// Volume, destination, and what would be lost there.
+    destinations: Vec<PlannedDest>,
+    /// Assumed or measured, in bytes per second.
+    bytes_per_s: f64,
+    /// Forecast of the whole copy.
+    complete_s: f64,
+}
+
+/// One destination of a plan.
+#[derive(Serialize, JsonSchema)]
+pub struct PlannedDest {
+    /// The volume.
+    volume: String,
+    /// Where it would go.
+    to: String,
+    /// What would be lost, in words.
+    loses: Option<String>,
+}
+
+/// Prints plan and forecast.
+pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome<u8> {
+    let holders = holders(opened)?;
+    let (mut fetch, mut write) = (0, 0);
+    for h in &holders {
+        let (f, w) = copy::stored(&**h)?;
+        fetch += f;
+        write += w;
+    }
+    let rate = match args.bandwidth.as_deref() {
+        Some(text) => units::rate(text)? as f64,
+        None => measured(&holders)?,
+    };
+    let rate = args.limit.as_deref().map(units::rate).transpose()?.map_or(rate, |l| rate.min(l as f64));
+    let plan = plan(opened, fetch, write, rate);
+    out.document(&plan);
+    let at = words::time(opened.snapshot.info().commit.time_ns);
+    out.line(format!(
+        "moment    {} of {at}: {} in {}",
+        plan.moment,
+        words::bytes(plan.size_bytes),
+        words::count(opened.volumes.len() as u64, "volume")
+    ));
+    for d in &plan.destinations {
+        let loses = d.loses.as_ref().map_or(String::new(), |l| format!(", losing {l} (needs --yes {set})"));
+        out.line(format!("plan      {} to {}{loses}", d.volume, d.to));
+    }
+    let verify = if args.no_verify { "not verified" } else { "then verified" };
+    out.line(format!(
+        "moves     {} to fetch, {} to write, {verify}",
+        words::bytes(fetch),
+        words::bytes(write)
+    ));
+    let complete = words::duration(Duration::from_secs_f64(plan.complete_s.min(1e9)));
+    out.line(format!("forecast  at {}: complete {complete}", words::rate(rate)));
+    Ok(0)
+}
+
+fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
+    let destinations = match &opened.targets {
+        Targets::Stdout(volume) => {
+            vec![PlannedDest { volume: volume.clone(), to: "stdout".into(), loses: None }]
+        }
+        Targets::Disks(disks) => disks
+            .iter()
+            .zip(&opened.dests)
+            .map(|(t, d)| PlannedDest {
+                volume: t.volume.clone(),
+                to: match d.found {
+                    Found::Device { .. } => format!("device {}", d.path.display()),
+                    _ => d.path.display().to_string(),
+                },
+                loses: d.loses(),
+            })
+            .collect(),
+    };
+    Plan {
+        moment: opened.shown(),
+        time: words::rfc3339(opened.snapshot.info().commit.time_ns),
+        size_bytes: opened.size(),
+        fetch_bytes: fetch,
+        write_bytes: write,
+        destinations,
+        bytes_per_s: rate,
+        complete_s: fetch as f64 / rate.max(1.0),
+    }
+}
+
+/// The holder of each volume.
+pub fn holders(opened: &Opened) -> Outcome<Vec<Arc<dyn Holder>>> {
+    let holder = |v: &VolumeRecord| {
+        opened
+            .snapshot
+            .holder(&v.name)
+            .map(|h| h as Arc<dyn Holder>)
+            .map_err(|e| crate::repositories::failure(format!("cannot open {}", v.name), &e))
+    };
+    opened.volumes.iter().map(holder).collect()
+}
+
+/// Bytes per second the repository gives now: a copy into memory, for a third of a second at most.
+fn measured(holders: &[Arc<dyn Holder>]) -> Outcome<f64> {
+    let begun = Instant::now();
+    let mut moved = 0;
+    for holder in holders {
+        let copy = Copy { holder: holder.clone(), limit: None, counters: Arc::default() };
+        let stop = copy.counters.clone();
+        let time_up = std::thread::spawn(move || {
+            while begun.elapsed() < Duration::from_millis(330) && !stop.stop.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stop.stop.store(true, Ordering::Relaxed);
+        });
+        let target = MemBlock::new(holder.geometry().size);
+        let copied = copy.to_block(&*target, true);
+        copy.counters.stop.store(true, Ordering::Relaxed);
+        let _ = time_up.join();
+        moved += copy.counters.fetched.load(Ordering::Relaxed);
+        match copied {
+            Err(f) if f.exit != crate::errors::Exit::Interrupted => return Err(f),
+            _ => {}
+        }
+    }
+    // Nothing to move takes no time at any rate.
+    Ok((moved as f64 / begun.elapsed().as_secs_f64()).max(1.0))
+}
