@@ -1,11 +1,16 @@
-//! A set on its own disks: each volume opened, its state found, its usage counted.
+//! A set on its own disks: each volume opened and locked, its changes tracked, its usage counted.
 
-use super::owner;
+use super::{owner, record};
 use crate::errors::{Failure, Outcome};
+use rekindle_core::volume::{ByteRange, Uuid};
+use rekindle_engine::live::{LiveOptions, LiveSet, LiveVolume, Observer};
+use rekindle_engine::usage::{Opened, UsageMap};
 use rekindle_io::Kind;
-use rekindle_io::block::{Block, FileBlock, FileOptions};
+use rekindle_io::block::Block;
+use rekindle_io::clock::{Clock, SystemClock};
+use rekindle_io::logfile::RealDir;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How to open a set.
 pub struct LivePlan<'a> {
@@ -17,29 +22,105 @@ pub struct LivePlan<'a> {
     pub read_only: bool,
 }
 
+/// Counts usage into a map that is opened after the volume, because it needs the volume's identity.
+#[derive(Default)]
+pub struct Counting(OnceLock<Arc<UsageMap>>);
+
+impl Counting {
+    /// From now on into `map`.
+    pub fn into_map(&self, map: Arc<UsageMap>) {
+        let _ = self.0.set(map);
+    }
+}
+
+impl Observer for Counting {
+    fn read(&self, range: ByteRange) {
+        if let Some(map) = self.0.get() {
+            map.read(range);
+        }
+    }
+    fn write(&self, range: ByteRange) {
+        if let Some(map) = self.0.get() {
+            map.write(range);
+        }
+    }
+}
+
 /// An open set.
 pub struct Live {
-    volumes: Vec<Arc<FileBlock>>,
+    set: LiveSet,
+    /// By volume uuid, in the set's order. A volume whose map cannot be opened is served without.
+    maps: Vec<(Uuid, Arc<UsageMap>)>,
+    clock: SystemClock,
 }
 
 impl Live {
     /// Opens every disk, or none.
     pub fn open(plan: &LivePlan<'_>) -> Outcome<Live> {
-        let mut volumes = Vec::with_capacity(plan.disks.len());
-        for (_, path) in plan.disks {
-            let options = FileOptions { read_only: plan.read_only, ..FileOptions::default() };
-            volumes.push(FileBlock::open(path, &options).map_err(|e| cannot_open(path, &e))?);
+        let mut opened = Vec::with_capacity(plan.disks.len());
+        for (name, path) in plan.disks {
+            opened.push(volume(plan, name, path)?);
         }
-        Ok(Live { volumes })
+        let (volumes, maps): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
+        Live::of(plan.name, volumes, maps.into_iter().flatten().collect())
+    }
+    /// A set of volumes that are open already.
+    pub fn of(name: &str, volumes: Vec<Arc<LiveVolume>>, maps: Vec<(Uuid, Arc<UsageMap>)>) -> Outcome<Live> {
+        let set = LiveSet::new(name, volumes);
+        set.start().map_err(|e| Failure::io(format!("cannot serve {name}"), &e))?;
+        Ok(Live { set, maps, clock: SystemClock::new() })
     }
     /// What is served, in the set's order.
     pub fn devices(&self) -> Vec<Arc<dyn Block>> {
-        self.volumes.iter().map(|v| v.clone() as Arc<dyn Block>).collect()
+        self.set.volumes().iter().map(|v| v.clone() as Arc<dyn Block>).collect()
     }
-    /// A disk failed a write or a flush.
-    pub fn failed(&self) -> bool {
-        self.volumes.iter().any(|v| v.is_failed())
+    /// The set.
+    pub fn set(&self) -> &LiveSet {
+        &self.set
     }
+    /// The usage maps, by volume uuid.
+    pub fn maps(&self) -> &[(Uuid, Arc<UsageMap>)] {
+        &self.maps
+    }
+    /// Once a second: usage is folded when a tick is due. (The set's own thread looks after tracking.)
+    pub fn tick(&self) {
+        let now = self.clock.now();
+        self.maps.iter().for_each(|(_, map)| map.served(now));
+    }
+    /// Everything durable, the clean stop recorded. Failures cost comparisons at the next backup, and are said.
+    pub fn close(&self) -> Vec<String> {
+        let name = self.set.name();
+        let tracking = self.set.close().map_err(|e| format!("{name} was not closed cleanly: {e}"));
+        let maps = self.maps.iter().map(|(_, map)| map.close().map_err(|e| format!("usage of {name}: {e}")));
+        std::iter::once(tracking).chain(maps).filter_map(Result::err).collect()
+    }
+}
+
+type OpenVolume = (Arc<LiveVolume>, Option<(Uuid, Arc<UsageMap>)>);
+
+fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
+    let folder = record::volume_folder(plan.name, name)?;
+    let state =
+        RealDir::open(&folder).map_err(|e| Failure::io(format!("cannot open the state of {name}"), &e))?;
+    let counting = Arc::new(Counting::default());
+    let options = LiveOptions {
+        observer: Some(counting.clone()),
+        read_only: plan.read_only,
+        ..LiveOptions::new(name, state.clone())
+    };
+    let volume = LiveVolume::open(path, &options).map_err(|e| cannot_open(path, &e))?;
+    let uuid = volume.identity().uuid;
+    tracing::info!(volume = name, tracked = volume.tracked_since(), "open");
+    // Usage is a hint: without it everything works, only a restore begins with less to go by.
+    let map = UsageMap::open(&*state, "usage", uuid, volume.geometry());
+    let map = map.inspect_err(|e| tracing::warn!("usage of {name} is not counted: {e}")).ok();
+    if let Some(map) = &map {
+        if let Opened::Lost(why) = map.opened() {
+            tracing::warn!("usage of {name} begins anew: {why}");
+        }
+        counting.into_map(map.clone());
+    }
+    Ok((volume, map.map(|map| (uuid, map))))
 }
 
 /// The failure of a disk that cannot be opened.

@@ -4,6 +4,7 @@
 //! one. End: no new clients, running requests answered, a running backup cancelled, every set closed with its state
 //! durable, locks let go last, so that whoever takes over finds everything at rest.
 
+use super::backup;
 use super::control::{ControlServer, Event, Message};
 use super::exports::{Exports, GRACE};
 use super::notify;
@@ -116,7 +117,7 @@ impl Process {
         for set in &self.shared.sets {
             set.tick();
             if set.backups.due(Timestamp::now()) {
-                tracing::warn!(set.name, "backup due");
+                backup::scheduled(&self.shared, set);
             }
         }
     }
@@ -135,6 +136,8 @@ impl Process {
         while self.shared.sets.iter().any(|s| s.backups.running()) && begun.elapsed() < GRACE {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.shared.sets.iter().for_each(|s| s.close());
+        for trouble in self.shared.sets.iter().flat_map(|s| s.close()) {
+            self.shared.out.warn(trouble);
+        }
     }
 }

@@ -4,10 +4,17 @@ use super::backups::Backups;
 use super::control::{SetStatus, State, VolumeStatus};
 use super::live::Live;
 use super::owner::OwnerLock;
+use super::record;
+use crate::errors::{Failure, Outcome};
 use crate::names;
 use crate::show::words;
+use rekindle_core::volume::Uuid;
+use rekindle_engine::backup::SetInstant;
+use rekindle_engine::live::{FleeceOptions, Hooks, LiveVolume};
+use rekindle_engine::usage::UsageMap;
 use rekindle_io::block::Block;
 use rekindle_io::clock::{Clock, SystemClock};
+use rekindle_io::logfile::RealDir;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,16 +66,16 @@ impl OwnedSet {
         backups: Backups,
     ) -> OwnedSet {
         let lone = disks.len() == 1;
-        let volume = |((volume, path), device): (&(String, PathBuf), Arc<dyn Block>)| OwnedVolume {
+        let volume = |((volume, path), live): (&(String, PathBuf), &Arc<LiveVolume>)| OwnedVolume {
             name: volume.clone(),
             path: path.clone(),
             export: names::export(name, volume, lone),
-            device,
-            extent_bytes: rekindle_core::volume::ExtentBytes::DEFAULT.get(),
+            device: live.clone(),
+            extent_bytes: live.geometry().extent.get(),
         };
         OwnedSet {
             name: name.into(),
-            volumes: disks.iter().zip(live.devices()).map(volume).collect(),
+            volumes: disks.iter().zip(live.set().volumes()).map(volume).collect(),
             backups,
             since_ns: SystemClock::new().wall_ns(),
             body: Mutex::new(Body::Live(Arc::new(live))),
@@ -97,7 +104,6 @@ impl OwnedSet {
     /// Where it stands.
     pub fn state(&self) -> State {
         match self.body() {
-            Body::Live(live) if live.failed() => State::Failed,
             Body::Live(_) => State::Live,
         }
     }
@@ -127,7 +133,30 @@ impl OwnedSet {
         }
     }
     /// What is due once a second.
-    pub fn tick(&self) {}
-    /// Ends it: everything durable, a clean stop recorded.
-    pub fn close(&self) {}
+    pub fn tick(&self) {
+        match self.body() {
+            Body::Live(live) => live.tick(),
+        }
+    }
+    /// Ends it: everything durable, a clean stop recorded. What did not work, in words.
+    pub fn close(&self) -> Vec<String> {
+        match self.body() {
+            Body::Live(live) => live.close(),
+        }
+    }
+    /// One instant of all its volumes.
+    pub fn instant(&self, hooks: &dyn Hooks) -> Outcome<Box<dyn SetInstant>> {
+        let fleece = record::folder(&self.name)?.join("fleece");
+        let cannot = |e| Failure::io(format!("cannot take an instant of {}", self.name), &e);
+        let fleece = FleeceOptions::new(RealDir::open(&fleece).map_err(cannot)?);
+        match self.body() {
+            Body::Live(live) => live.set().instant(hooks, &fleece).map_err(cannot),
+        }
+    }
+    /// The usage maps of its volumes, by volume uuid.
+    pub fn maps(&self) -> Vec<(Uuid, Arc<UsageMap>)> {
+        match self.body() {
+            Body::Live(live) => live.maps().to_vec(),
+        }
+    }
 }

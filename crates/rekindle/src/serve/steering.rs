@@ -1,5 +1,6 @@
 //! What an owner does when a verb asks: the other end of the control socket.
 
+use super::backup;
 use super::condition::Condition;
 use super::control::{Handler, Message, Reply, Request, SetStatus, Status, Summary};
 use super::exports::Exports;
@@ -53,7 +54,7 @@ impl Handler for Steering {
                 set: Some(Box::new(self.shared.status(&self.set))),
             })),
             Request::Wait { r#for, timeout_ms } => self.wait(&r#for, timeout_ms, reply),
-            Request::Backup(_) => Err(crate::verbs::not_restoring(&self.set.name)),
+            Request::Backup(request) => backup::asked(&self.shared, &self.set, &request, reply),
             Request::Stop => {
                 self.shared.asked.stop();
                 Ok(self.done("stop", vec![format!("{} is being stopped", self.set.name)]))

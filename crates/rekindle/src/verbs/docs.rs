@@ -1,9 +1,14 @@
 //! The hidden verbs that write what packages ship: man pages and the JSON schemas of `--json` and the control protocol.
 
+use super::diff::Diff;
+use super::init::Init;
+use super::restore::Plan;
+use super::timeline::Timeline;
 use crate::cli::Cli;
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::serve::control::{Message, Request, SetStatus};
+use crate::show::snapshot::Snapshot;
 use clap::CommandFactory;
 use std::path::Path;
 
@@ -23,6 +28,11 @@ pub fn schema(dir: &Path, out: Out) -> Outcome<u8> {
         ("message", schemars::schema_for!(Message)),
         ("control-request", schemars::schema_for!(Request)),
         ("status", schemars::schema_for!(Vec<SetStatus>)),
+        ("init", schemars::schema_for!(Init)),
+        ("timeline", schemars::schema_for!(Timeline)),
+        ("show", schemars::schema_for!(Snapshot)),
+        ("diff", schemars::schema_for!(Diff)),
+        ("restore-plan", schemars::schema_for!(Plan)),
     ];
     for (name, schema) in all {
         let path = dir.join(format!("{name}.json"));

@@ -34,9 +34,7 @@ pub fn run(args: &InitArgs, out: Out) -> Outcome<u8> {
     let made = make(args, &access, out);
     // A directory made for a probe or a failed attempt is taken back; one that holds anything stays.
     if !existed && (args.dry_run || made.is_err()) {
-        let _ = std::fs::remove_dir(access.place.join("tmp"));
-        let _ = std::fs::remove_dir(access.place.join("probe"));
-        let _ = std::fs::remove_dir(&access.place);
+        remove_empty(&access.place);
     }
     made.map(|()| 0)
 }
@@ -102,6 +100,16 @@ fn empty(place: &Path, cannot: &str) -> Outcome {
     let there = Repository::exists(&*store).map_err(|e| failure(cannot, &e))?;
     let cause = if there { "there is one already" } else { "the directory is not empty" };
     Err(Failure::new(Exit::Failed, cannot, cause, "name another directory, or use what is there"))
+}
+
+/// Removes a tree of folders that hold nothing; a file, whoever made it, keeps its folders.
+fn remove_empty(dir: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_empty(&entry.path());
+        }
+    }
+    let _ = std::fs::remove_dir(dir);
 }
 
 /// Who made the key, for `key list`.

@@ -1,5 +1,6 @@
 //! One verb, one file.
 
+mod backup;
 mod completion;
 mod cutover;
 mod diff;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
         Verb::Show(args) => show::run(&args, out),
         Verb::Diff(args) => diff::run(&args, out),
         Verb::Restore(args) => restore::run(&args, out),
+        Verb::Backup(args) => backup::run(&args, out),
         Verb::Serve(args) => serve::run(&args, out),
         Verb::Status(args) => status::run(&args, out),
         Verb::Wait(args) => wait::run(&args, out),

@@ -108,8 +108,6 @@ pub struct BackupSummary {
     pub stored_bytes: u64,
     /// Seconds in all.
     pub elapsed_s: f64,
-    /// Longest time the guest's requests were held at the instant, in milliseconds; absent for a backup of files at rest.
-    pub pause_ms: Option<f64>,
     /// Volumes that had to be compared whole, and why.
     pub compared: Vec<String>,
 }

@@ -7,6 +7,7 @@ use crate::cli::RestoreArgs;
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::{moments, names};
+pub use plan::Plan;
 use plan::{Target, Targets};
 use std::path::Path;
 
