@@ -16,6 +16,8 @@ mod objects;
 mod open;
 mod pages;
 mod snapshot;
+#[cfg(any(test, feature = "synthetic"))]
+pub mod synthetic;
 mod tree;
 mod write;
 

@@ -261,3 +261,57 @@ fn usage_pages_and_hot_list_come_back_and_are_shared() {
     assert_eq!(same.hot_list("data").unwrap(), [2999, 5, 7, 0]);
     assert_eq!(names(&*store, "d/").len(), 1);
 }
+
+/// Opening reads as much at 16 TiB as at 1 TiB, and pages in memory stay within their bound.
+#[test]
+fn a_dense_volume_of_any_size_opens_by_the_same_few_reads() {
+    use rekindle_io::holder::kit::Collected;
+    use rekindle_io::holder::{FetchSink, Fetched, Urgency};
+    use rekindle_io::store::FaultyStore;
+    let mut reads = Vec::new();
+    for tib in [1u64, 4] {
+        let store = Arc::new(MemStore::new());
+        let repo = Repository::init(store.clone(), &init_options(false)).unwrap();
+        let g = Geometry::new(tib << 40, ExtentBytes::DEFAULT, 512, 4096).unwrap();
+        let wide = WriterOptions { pack_bytes: 4 << 20, ..options() };
+        let info = synthetic::dense(&repo, "big", identity("big", 1), g, wide).unwrap();
+        assert_eq!(info.commit.volumes[0].stored_extents, g.extents());
+        let faulty = Arc::new(FaultyStore::new(store));
+        let repo = Repository::open_with(faulty.clone(), None, 2 << 20).unwrap();
+        let holder = repo.snapshot("big", &Which::Latest).unwrap().holder("big").unwrap();
+        let fetch = |e: u64| {
+            let (sink, before) = (Collected::new(), faulty.counts());
+            holder.clone().fetch(&[e], Urgency::Demand, &(sink.clone() as Arc<dyn FetchSink>));
+            let Fetched::Sealed(s) = sink.wait(1).pop().unwrap().1.unwrap() else { panic!("zero") };
+            let mut out = vec![0; 1 << 16];
+            s.open(&mut out).unwrap();
+            assert!(out == synthetic::content(e, 1 << 16), "extent {e}");
+            let after = faulty.counts();
+            (after.gets - before.gets, after.bytes_down - before.bytes_down)
+        };
+        // Root, inner page, leaf, frame; then only the frame.
+        let first = fetch(g.extents() - 1);
+        assert_eq!((first.0, fetch(g.extents() - 1).0), (4, 1));
+        reads.push(first);
+        for i in 0..64 {
+            fetch(g.extents() / 64 * i);
+        }
+        assert!(holder.cached_bytes() <= 2 << 20);
+    }
+    assert!(reads[1].1 < reads[0].1 + (16 << 10), "{reads:?}");
+}
+
+#[test]
+fn a_holder_on_a_store_that_answers_later_passes_the_kit() {
+    use rekindle_io::store::FaultyStore;
+    let store = Arc::new(MemStore::new());
+    let repo = Repository::init(store.clone(), &init_options(true)).unwrap();
+    let mut image: Vec<u8> = Vec::new();
+    (0..30u32).for_each(|i| image.extend_from_slice(&content(i, EXTENT)));
+    image[EXTENT..4 * EXTENT].fill(0);
+    let info = backup(&repo, "shop", None, &image, None, options()).unwrap().info().clone();
+    let faulty = FaultyStore::new(store);
+    faulty.set_delay(std::time::Duration::from_millis(1));
+    let repo = Repository::open(Arc::new(faulty), Some(&key())).unwrap();
+    rekindle_io::holder::kit::check(repo.snapshot_of(info).holder("data").unwrap(), &image);
+}

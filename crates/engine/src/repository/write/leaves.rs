@@ -120,6 +120,11 @@ impl Leaves {
         }
         Ok(removed)
     }
+    /// Names a leaf that was written elsewhere.
+    #[cfg(any(test, feature = "synthetic"))]
+    pub(super) fn set_whole(&mut self, leaf: u64, child: Child, packs: &mut PackWriter) -> Result<()> {
+        self.upper.set_leaf(leaf, Some(child), packs)
+    }
     fn flush_oldest(&mut self, packs: &mut PackWriter) -> Result<()> {
         let mut by_age: Vec<(u64, u64)> = self.edits.iter().map(|(leaf, e)| (e.touched, *leaf)).collect();
         by_age.sort_unstable();

@@ -9,6 +9,8 @@
 //! A crash leaves packs that nobody names and a session that a collector ends.
 
 mod dedup;
+#[cfg(any(test, feature = "synthetic"))]
+mod dense;
 mod leaves;
 mod pack;
 mod session;
