@@ -49,13 +49,13 @@ impl Pace {
     }
     /// At `now` (since any fixed start) `done` bytes were dealt with.
     pub fn sample(&mut self, now: Duration, done: u64) {
-        match self.samples.back() {
+        let n = self.samples.len();
+        if self.samples.back().is_some_and(|(_, last)| *last > done) {
             // Begun anew (a resumed count): what was known says nothing.
-            Some((_, last)) if *last > done => self.samples.clear(),
-            Some((at, _)) if now.saturating_sub(*at) < Self::STEP && self.samples.len() > 1 => {
-                self.samples.pop_back();
-            }
-            _ => {}
+            self.samples.clear();
+        } else if n > 1 && now.saturating_sub(self.samples[n - 2].0) < Self::STEP {
+            // The newest sample moves along until it is a step away from the one before.
+            self.samples.pop_back();
         }
         self.samples.push_back((now, done));
         // One sample older than the window stays, so that there is always something to measure from.

@@ -17,7 +17,7 @@ use std::time::Instant;
 const READERS_FAR: usize = 8;
 /// Extents of one presence request: one leaf.
 const LEAF: u64 = 1024;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Writes the volume that `holder` holds to `to` and flushes it.
 pub fn copy_to_stream(

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Largest piece written at once: larger ones meet huge folios and cost up to ten times the time.
 const WRITE_MAX: usize = 64 << 10;
 /// Bytes of zeros written at once where the file system cannot make them.
-const ZEROS: [u8; WRITE_MAX] = [0; WRITE_MAX];
+static ZEROS: [u8; WRITE_MAX] = [0; WRITE_MAX];
 
 /// A place that takes a volume. Safe from several threads on ranges that do not overlap.
 pub trait Destination: Send + Sync {
