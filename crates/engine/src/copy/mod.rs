@@ -1,4 +1,4 @@
-//! Plain copies of a snapshot: to a file, a device, or a stream. The way out that needs no server.
+//! Plain copies of a snapshot: to a file, a device, or a stream. The way out that needs no server; and what differs.
 //!
 //! - **Order**: in the holder's cheap order (pack by pack), many at a time, by a few threads that fetch, open
 //!   (authenticate, decrypt, decompress) and write. Zeros are never fetched: holes in a fresh file, made zero elsewhere.
@@ -9,6 +9,7 @@
 //!   difference only.
 //! - **A store that is away** is waited for, up to the caller's patience; anything else ends the copy.
 
+mod diff;
 mod edges;
 mod plan;
 mod stream;
@@ -16,6 +17,7 @@ mod stream;
 mod tests;
 mod worker;
 
+pub use diff::{DiffSummary, diff_bytes, diff_snapshots};
 pub use stream::copy_to_stream;
 
 use crate::progress::{Done, Progress};

@@ -1,6 +1,7 @@
 //! An incremental equals a full backup of the same instant, bit for bit, whatever happened between (invariant 8): random
 //! histories of a set, two repositories, failures at random store operations, crashes, strangers, forgotten parents.
 
+mod diff;
 mod single;
 mod world;
 
