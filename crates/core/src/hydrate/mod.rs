@@ -9,8 +9,8 @@ mod throttle;
 pub use forecast::{Assumed, Forecast, Step, forecast, stored_bytes, trace_steps};
 pub use online::{Online, Progress, Reason, Threshold, ThresholdError};
 pub use schedule::{
-    FIRST_MAX, NEIGHBOURS, Next, Outcome, PROMOTED_MAX, Rest, Schedule, SetSchedule, Source, TooManyFirst,
-    WEIGHT, Wanted, neighbours,
+    FIRST_MAX, NEIGHBOURS, Next, Outcome, PROMOTED_MAX, Pass, Rest, Schedule, SetSchedule, Source,
+    TooManyFirst, WEIGHT, Wanted, neighbours,
 };
 pub use state::{Place, State};
 pub use throttle::{Link, PROBE, Throttle, WINDOW_MAX};

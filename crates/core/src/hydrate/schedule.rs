@@ -46,9 +46,25 @@ pub enum Source {
 
 /// Gives the extents no hot list names, in the holder's cheap order, a chunk at a time.
 pub trait Rest {
-    /// Appends the next extents to `out`; none appended: one pass is over and the next call begins another.
-    /// Extents that are known local may be left out; nothing else may.
-    fn chunk(&mut self, out: &mut VecDeque<u64>);
+    /// Appends the next extents to `out`. Extents that are known local may be left out; nothing else may.
+    /// Appending none is fine too: the scheduler then lets its caller breathe before it asks again.
+    fn chunk(&mut self, out: &mut VecDeque<u64>) -> Pass;
+}
+
+/// How far the rest has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// There may be more.
+    More,
+    /// Every extent was passed and nothing was appended; the next call begins another pass.
+    Over,
+}
+
+/// What a look at one class gave.
+enum Candidate {
+    Extent(u64),
+    Nothing,
+    Breathe,
 }
 
 /// What one volume still has to copy.
@@ -140,23 +156,25 @@ impl Schedule {
         }
     }
     /// The next candidate of `class`.
-    fn candidate(&mut self, class: Source, rest: &mut dyn Rest) -> Option<u64> {
-        match class {
+    fn candidate(&mut self, class: Source, rest: &mut dyn Rest) -> Candidate {
+        let found = match class {
             Source::First => pop_extent(&mut self.first),
             Source::Promoted => pop_extent(&mut self.promoted),
             Source::Hot => self.hot.next(),
-            Source::Rest => self.rest_candidate(rest),
-        }
+            Source::Rest => return self.rest_candidate(rest),
+        };
+        found.map_or(Candidate::Nothing, Candidate::Extent)
     }
-    fn rest_candidate(&mut self, rest: &mut dyn Rest) -> Option<u64> {
-        if self.rest.is_empty() {
-            rest.chunk(&mut self.rest);
-            if self.rest.is_empty() {
-                self.swept = !self.found_in_pass;
-                self.found_in_pass = false;
-            }
+    fn rest_candidate(&mut self, rest: &mut dyn Rest) -> Candidate {
+        if let Some(extent) = self.rest.pop_front() {
+            return Candidate::Extent(extent);
         }
-        self.rest.pop_front()
+        if rest.chunk(&mut self.rest) == Pass::Over {
+            self.swept = !self.found_in_pass;
+            self.found_in_pass = false;
+            return Candidate::Nothing;
+        }
+        self.rest.pop_front().map_or(Candidate::Breathe, Candidate::Extent)
     }
 }
 
@@ -217,7 +235,11 @@ impl SetSchedule {
         for _ in 0..LOOKS_MAX {
             let Some((volume, source)) = self.turn() else { return Outcome::Swept };
             let schedule = &mut self.volumes[volume];
-            let Some(extent) = schedule.candidate(source, caller.rest(volume)) else { continue };
+            let extent = match schedule.candidate(source, caller.rest(volume)) {
+                Candidate::Extent(extent) => extent,
+                Candidate::Nothing => continue,
+                Candidate::Breathe => return Outcome::Again,
+            };
             if extent >= schedule.extents {
                 continue; // A hint of another size (an older, larger volume) costs nothing.
             }
@@ -250,11 +272,12 @@ mod tests {
     /// Extents in descending order, to tell it from volume order.
     struct Down(u64, Option<u64>);
     impl Rest for Down {
-        fn chunk(&mut self, out: &mut VecDeque<u64>) {
+        fn chunk(&mut self, out: &mut VecDeque<u64>) -> Pass {
             let at = self.1.unwrap_or(self.0);
             let low = at.saturating_sub(3);
             out.extend((low..at).rev());
             self.1 = if at == 0 { None } else { Some(low) };
+            if at == 0 { Pass::Over } else { Pass::More }
         }
     }
     struct World {

@@ -184,6 +184,9 @@ impl Throttle {
     pub fn came(&mut self, now: Duration, asked: u64, bytes: u64, latency: Duration) {
         let full = self.in_flight as f64 >= self.window - self.extent;
         self.ended(asked);
+        if self.limit.is_some() {
+            self.tokens -= bytes as f64 - asked as f64; // What was asked is an estimate; the limit is of what moved.
+        }
         self.extent += (bytes as f64 - self.extent) / 64.0;
         self.measure(now, bytes, latency);
         self.steer(now, bytes as f64, latency.as_secs_f64(), full);

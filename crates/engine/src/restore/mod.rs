@@ -2,6 +2,7 @@
 
 mod claims;
 mod fetch;
+mod fill;
 mod handover;
 mod instant;
 mod mover;
@@ -19,6 +20,7 @@ mod waiting;
 mod write_log;
 
 pub use fetch::FetchObserver;
+pub use fill::{Away, Fill, FillOptions, FillStatus, FillStep, FillVolume, FreeSpace};
 pub use handover::{Adopt, HandOver, Settling, clear};
 pub use mover::{MoverPace, Step};
 pub use parts::{GuestUse, Uncache};

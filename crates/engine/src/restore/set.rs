@@ -349,6 +349,21 @@ impl RestoreSet {
         let s = self.parts.volumes[volume as usize].claims.state(extent);
         s.needs_holder() && !s.is_fetching()
     }
+    /// Whether `fetch` would start one: only the holder has this extent, nobody has asked for it yet, and the guest has not
+    /// overwritten all of it.
+    pub fn wants_fetch(&self, volume: u16, extent: u64) -> bool {
+        let v = &self.parts.volumes[volume as usize];
+        self.is_absent(volume, extent)
+            && !self.parts.log.covers(v.at, v.geometry.extent_bytes(extent), u64::MAX)
+    }
+    /// A read of this extent may have to ask the holder (or to wait for its answer).
+    pub fn needs_holder(&self, volume: u16, extent: u64) -> bool {
+        self.parts.volumes[volume as usize].claims.state(extent).needs_holder()
+    }
+    /// A fetch of this extent is under way.
+    pub fn is_fetching(&self, volume: u16, extent: u64) -> bool {
+        self.parts.volumes[volume as usize].claims.state(extent).is_fetching()
+    }
     /// The holder has these as zeros: they need no fetch. How many changed.
     pub fn make_zero(&self, volume: u16, extents: ExtentRange) -> Result<u64> {
         self.parts.make_zero(&self.parts.volumes[volume as usize], extents)

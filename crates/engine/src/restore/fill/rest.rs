@@ -1,0 +1,106 @@
+//! What no hot list names, of one volume: streamed in windows, each in the holder's own cheap order, so that memory does
+//! not grow with the volume and a window's fetches run along the packs. Zeros need no fetch: they are made zero here.
+
+use super::super::set::RestoreSet;
+use rekindle_core::hydrate::{Pass, Rest};
+use rekindle_core::volume::ExtentRange;
+use rekindle_io::Error;
+use rekindle_io::holder::{Holder, Presence};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Extents of a window: 1 GiB at 64 KiB.
+const WINDOW: u64 = 16_384;
+/// Windows without anything absent that one call passes over.
+const SKIP: u64 = 64;
+
+pub(super) struct VolumeRest {
+    pub(super) set: Arc<RestoreSet>,
+    pub(super) volume: u16,
+    pub(super) extents: u64,
+    pub(super) holder: Arc<dyn Holder>,
+    /// In the order of extents, not of packs.
+    pub(super) linear: bool,
+    at: u64,
+    presence: Vec<Presence>,
+    sorted: Vec<(u64, u64)>,
+    /// Why a window could not be looked at: the caller waits and asks again.
+    pub(super) error: Option<Error>,
+}
+
+impl VolumeRest {
+    pub(super) fn new(
+        set: Arc<RestoreSet>,
+        volume: u16,
+        extents: u64,
+        holder: Arc<dyn Holder>,
+        linear: bool,
+    ) -> Self {
+        let (presence, sorted) = (Vec::new(), Vec::new());
+        VolumeRest { set, volume, extents, holder, linear, at: 0, presence, sorted, error: None }
+    }
+    /// Looks at one window; false: could not.
+    fn window(&mut self, window: ExtentRange, out: &mut VecDeque<u64>) -> bool {
+        self.presence.clear();
+        if let Err(e) = self.holder.presence(window.start, window.count(), &mut self.presence) {
+            self.error = Some(e);
+            return false;
+        }
+        let presence = std::mem::take(&mut self.presence);
+        let looked = self.sort_out(window, &presence);
+        self.presence = presence;
+        self.sorted.sort_unstable();
+        out.extend(self.sorted.drain(..).map(|(_, extent)| extent));
+        looked
+    }
+    /// Zeros are made zero, what is stored and absent is put aside.
+    fn sort_out(&mut self, window: ExtentRange, presence: &[Presence]) -> bool {
+        let mut zeros: Option<ExtentRange> = None;
+        for (extent, p) in window.iter().zip(presence) {
+            match (p, &mut zeros) {
+                (Presence::Zero, Some(z)) if z.end == extent => z.end += 1,
+                (Presence::Zero, _) => {
+                    if !self.make_zero(zeros.replace(ExtentRange { start: extent, end: extent + 1 })) {
+                        return false;
+                    }
+                }
+                (Presence::Stored { order, .. }, _) => {
+                    if self.set.is_absent(self.volume, extent) {
+                        self.sorted.push((if self.linear { extent } else { *order }, extent));
+                    }
+                }
+            }
+        }
+        self.make_zero(zeros)
+    }
+    fn make_zero(&mut self, zeros: Option<ExtentRange>) -> bool {
+        let Some(zeros) = zeros else { return true };
+        match self.set.make_zero(self.volume, zeros) {
+            Ok(_) => true,
+            Err(e) => {
+                self.error = Some(e);
+                false
+            }
+        }
+    }
+}
+
+impl Rest for VolumeRest {
+    fn chunk(&mut self, out: &mut VecDeque<u64>) -> Pass {
+        if self.at >= self.extents {
+            self.at = 0;
+            return Pass::Over;
+        }
+        for _ in 0..SKIP {
+            let window = ExtentRange { start: self.at, end: (self.at + WINDOW).min(self.extents) };
+            if window.iter().any(|e| self.set.is_absent(self.volume, e)) && !self.window(window, out) {
+                break; // `error` says why; the window is looked at again.
+            }
+            self.at = window.end;
+            if !out.is_empty() || self.at >= self.extents {
+                break;
+            }
+        }
+        Pass::More
+    }
+}

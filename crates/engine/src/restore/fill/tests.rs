@@ -1,0 +1,280 @@
+//! The fill on a restoring set in memory, stepped by hand, with a holder that goes away, is damaged, is slow.
+
+use super::*;
+use crate::restore::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+use rekindle_core::hydrate::{Reason, Source, Threshold};
+use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
+use rekindle_io::block::{BlockExt, MemBlock};
+use rekindle_io::clock::{Clock, ManualClock, SystemClock};
+use rekindle_io::holder::MemHolder;
+use rekindle_io::logfile::MemDir;
+use std::sync::Mutex;
+
+const EXTENT: u64 = 1 << 16;
+
+struct World {
+    clock: Arc<ManualClock>,
+    holders: Vec<Arc<MemHolder>>,
+    disks: Vec<Arc<MemBlock>>,
+    set: Arc<RestoreSet>,
+    fill: Arc<Fill>,
+}
+
+struct Make {
+    extents: Vec<u64>,
+    data: Vec<ExtentRange>,
+    used: bool,
+}
+impl Default for Make {
+    fn default() -> Self {
+        Make { extents: vec![100], data: vec![ExtentRange { start: 0, end: 100 }], used: false }
+    }
+}
+
+fn world(make: Make, options: FillOptions) -> World {
+    let clock = Arc::new(ManualClock::default());
+    world_with(make, options, clock.clone(), clock)
+}
+fn world_with(make: Make, options: FillOptions, clock: Arc<ManualClock>, used: Arc<dyn Clock>) -> World {
+    let geometry = |n: &u64| Geometry::new(n * EXTENT - 512, ExtentBytes::DEFAULT, 512, 512).unwrap();
+    let shapes: Vec<Geometry> = make.extents.iter().map(geometry).collect();
+    let holders: Vec<_> =
+        shapes.iter().zip(1..).map(|(g, s)| MemHolder::from_pattern(*g, &make.data, s)).collect();
+    let disks: Vec<_> = shapes.iter().map(|g| MemBlock::new(g.size)).collect();
+    for d in disks.iter().filter(|_| make.used) {
+        d.write_at(0, &vec![0xee; d.bytes().len()]).unwrap();
+    }
+    let volumes = holders.iter().zip(&disks).enumerate().map(|(i, (h, d))| NewVolume {
+        name: format!("v{i}"),
+        volume: Uuid([i as u8; 16]),
+        destination: format!("/dev/v{i}"),
+        parts: VolumeParts {
+            holder: h.clone(),
+            target: d.clone(),
+            fresh: !make.used,
+            usage: None,
+            uncache: None,
+        },
+    });
+    let options_set = RestoreOptions::default();
+    let set =
+        RestoreSet::create(MemDir::new(), "shop", volumes.collect(), options_set, used.clone()).unwrap();
+    let fill = Fill::new(set.clone(), options, used);
+    World { clock, holders, disks, set, fill }
+}
+
+impl World {
+    /// Steps everything until the fill is complete or only waits; tells which.
+    fn steps(&self, most: usize) -> FillStep {
+        let mut last = FillStep::Worked;
+        for _ in 0..most {
+            last = self.fill.step();
+            while self.set.work_step() == crate::restore::Step::Worked {}
+            self.set.timer_step();
+            match last {
+                FillStep::Complete => return last,
+                FillStep::Wait(d) => self.clock.advance(d.min(Duration::from_millis(100))),
+                FillStep::Worked => self.clock.advance(Duration::from_millis(1)),
+            }
+        }
+        last
+    }
+    fn check_contents(&self) {
+        let state = self.set.volumes();
+        for (v, h) in self.holders.iter().enumerate() {
+            let info = rekindle_io::block::Block::info(&*state[v]);
+            let (mut got, mut want) = (vec![0; EXTENT as usize], vec![0; EXTENT as usize]);
+            for e in 0..info.size.div_ceil(EXTENT) {
+                let len = EXTENT.min(info.size - e * EXTENT) as usize;
+                state[v].read_at(e * EXTENT, &mut got[..len]).unwrap();
+                h.truth(e, &mut want[..len]);
+                assert_eq!(got[..len], want[..len], "volume {v}, extent {e}");
+            }
+        }
+    }
+    fn fetched(&self, source: Source) -> u64 {
+        self.fill.status().fetched.iter().find(|(s, _)| *s == source).map_or(0, |f| f.1)
+    }
+}
+
+/// The order in which a held holder was asked.
+fn asked(w: &World, volume: usize) -> Vec<u64> {
+    w.holders[volume].release(usize::MAX)
+}
+
+#[test]
+fn everything_comes_zeros_included_each_extent_once() {
+    let data = vec![ExtentRange { start: 0, end: 30 }, ExtentRange { start: 60, end: 61 }];
+    for used in [false, true] {
+        let make = Make { data: data.clone(), used, extents: vec![100, 70] };
+        let w = world(make, FillOptions::default());
+        assert_eq!(w.steps(10_000), FillStep::Complete);
+        assert_eq!(w.set.missing(), (0, 0));
+        w.check_contents();
+        assert_eq!(w.holders.iter().map(|h| h.fetches().0).sum::<u64>(), 62, "zeros are not fetched");
+        let p = w.fill.status().progress;
+        assert_eq!((p.local_extents, p.extents), (170, 170));
+        let middle = &w.disks[0].bytes()[40 * EXTENT as usize..41 * EXTENT as usize];
+        assert!(middle.iter().all(|b| *b == 0), "a used destination keeps nothing of before");
+    }
+}
+
+#[test]
+fn hot_first_then_the_rest_and_neighbours_of_a_miss_before_both() {
+    let hot = vec![(70, 8), (7, 8), (71, 4)];
+    let options =
+        FillOptions { volumes: vec![FillVolume { hot, ..FillVolume::default() }], ..FillOptions::default() };
+    let w = world(Make::default(), options);
+    w.holders[0].hold();
+    w.fill.step();
+    assert_eq!(asked(&w, 0)[..2], [70, 7]);
+    let mut buf = vec![0; 512];
+    w.holders[0].answer_inline();
+    w.set.volumes()[0].read_at(50 * EXTENT, &mut buf).unwrap();
+    w.holders[0].hold();
+    w.steps(3);
+    let next = asked(&w, 0);
+    assert_eq!(next[..2], [51, 52], "neighbours: {next:?}");
+    assert!(!next.contains(&50) && !next.contains(&70), "single flight");
+    w.holders[0].answer_inline();
+    assert_eq!(w.steps(10_000), FillStep::Complete);
+    assert_eq!((w.fetched(Source::Hot), w.fetched(Source::Promoted)), (3, 16));
+    w.check_contents();
+}
+
+#[test]
+fn online_at_the_first_threshold() {
+    let hot: Vec<(u64, u8)> = (0..10).map(|e| (e, 8)).collect();
+    let at = |t: &[Threshold]| {
+        let volumes = vec![FillVolume { hot: hot.clone(), ..FillVolume::default() }];
+        let options = FillOptions { volumes, online: Online::new(t.to_vec()), ..FillOptions::default() };
+        world(Make::default(), options)
+    };
+    assert!(at(&[]).set.is_online(), "at once");
+    let usage = Threshold::Usage(0.9);
+    let w = at(&[usage, Threshold::Extents(99)]);
+    assert!(!w.set.is_online());
+    while !w.set.is_online() {
+        w.clock.advance(Duration::from_millis(100));
+        w.steps(1);
+    }
+    assert_eq!(w.fill.status().online, Some(Reason::Reached(usage)));
+    let p = w.fill.status().progress;
+    assert!(p.local_weight * 10 >= p.weight * 9 && p.local_extents < 60, "{p:?}");
+    let w = at(&[Threshold::Time(Duration::from_secs(30))]);
+    w.set.pause(true);
+    w.clock.advance(Duration::from_secs(30));
+    w.steps(1);
+    assert!(w.set.is_online(), "time runs while paused");
+    let w = at(&[Threshold::Extents(1000)]);
+    w.fill.online_now();
+    assert!(w.set.is_online() && w.fill.status().online == Some(Reason::Told));
+    let w = at(&[Threshold::Extents(1000)]);
+    w.steps(10_000);
+    assert_eq!(w.fill.status().online, Some(Reason::Complete));
+}
+
+#[test]
+fn an_outage_stalls_the_fill_and_ends_by_itself() {
+    let w = world(Make::default(), FillOptions::default());
+    w.steps(5);
+    w.holders[0].set_available(false);
+    w.steps(100);
+    let before = w.holders[0].fetches().0;
+    let s = w.fill.status();
+    assert!(s.stalled.is_some() && s.damaged == 0, "{s:?}");
+    w.steps(600);
+    let probes = w.holders[0].fetches().0 - before;
+    assert!((3..20).contains(&probes), "{probes} probes in a minute");
+    w.holders[0].set_available(true);
+    assert_eq!(w.steps(10_000), FillStep::Complete);
+    assert!(w.fill.status().stalled.is_none());
+    w.check_contents();
+}
+
+#[test]
+fn a_damaged_extent_is_named_and_the_rest_goes_on() {
+    let w = world(Make::default(), FillOptions::default());
+    w.holders[0].set_damaged(33, true);
+    w.steps(2_000);
+    let s = w.fill.status();
+    assert_eq!((s.damaged, s.damaged_shown[0].1, s.progress.local_extents), (1, 33, 99));
+    assert!(w.holders[0].fetches_of(33) <= 2, "not asked again and again");
+    w.holders[0].set_damaged(33, false);
+    w.fill.retry_damaged();
+    assert_eq!(w.steps(2_000), FillStep::Complete);
+    w.check_contents();
+}
+
+#[test]
+fn pause_limit_first_and_space() {
+    let free = Arc::new(Mutex::new(1000u64));
+    let now_free = free.clone();
+    let space = FreeSpace { free: Arc::new(move || Ok(*now_free.lock().unwrap())), floor: 500 };
+    let w = world(Make::default(), FillOptions { space: vec![space], ..FillOptions::default() });
+    w.set.pause(true);
+    w.steps(50);
+    assert_eq!(w.holders[0].fetches().0, 0, "paused");
+    w.set.pause(false);
+    w.fill.first(0, ExtentRange { start: 90, end: 92 }).unwrap();
+    w.steps(4);
+    assert_eq!(w.fetched(Source::First), 2);
+    *free.lock().unwrap() = 400;
+    w.clock.advance(Duration::from_secs(1));
+    w.steps(3);
+    let before = w.holders[0].fetches().0;
+    w.steps(100);
+    assert_eq!((w.holders[0].fetches().0, w.fill.status().no_space.is_some()), (before, true));
+    *free.lock().unwrap() = 4000;
+    w.clock.advance(Duration::from_secs(3));
+    w.fill.set_limit(Some(10 * EXTENT));
+    let (began, at) = (w.clock.now(), w.holders[0].fetches().0);
+    while w.clock.now() < began + Duration::from_secs(4) {
+        w.steps(1);
+    }
+    let per_s = (w.holders[0].fetches().0 - at) / 4;
+    assert!((8..=13).contains(&per_s), "{per_s} extents a second at a limit of 10");
+    w.fill.set_limit(None);
+    assert_eq!(w.steps(10_000), FillStep::Complete);
+}
+
+#[test]
+fn what_the_guest_overwrote_is_not_fetched() {
+    let w = world(Make::default(), FillOptions::default());
+    w.set.volumes()[0].write_at(40 * EXTENT, &vec![7; 2 * EXTENT as usize]).unwrap();
+    w.steps(3_000);
+    assert_eq!((w.holders[0].fetches_of(40), w.holders[0].fetches_of(41)), (0, 0));
+    assert_eq!(w.set.missing().0, 2, "the mover will bring them");
+    while w.set.mover_step(true).unwrap() == crate::restore::Step::Worked {}
+    w.clock.advance(Duration::from_secs(60));
+    for _ in 0..100 {
+        let _ = w.set.mover_step(true).unwrap();
+        w.clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(w.steps(100), FillStep::Complete);
+    let mut buf = vec![0; 512];
+    w.set.volumes()[0].read_at(41 * EXTENT, &mut buf).unwrap();
+    assert_eq!(buf, [7; 512]);
+}
+
+#[test]
+fn threads_finish_with_inline_and_late_holders() {
+    for late in [None, Some(Duration::from_millis(1))] {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let make =
+            Make { extents: vec![300, 200], data: vec![ExtentRange { start: 0, end: 250 }], used: false };
+        let w = world_with(make, FillOptions::default(), Arc::new(ManualClock::default()), clock.clone());
+        w.holders.iter().for_each(|h| late.map_or_else(|| h.answer_inline(), |d| h.answer_late(d)));
+        w.set.start(2).unwrap();
+        w.fill.start().unwrap();
+        let began = clock.now();
+        while !w.set.is_complete() {
+            assert!(clock.now() < began + Duration::from_secs(30), "{:?}", w.fill.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        w.check_contents();
+        w.fill.stop();
+        w.set.stop().unwrap();
+        assert_eq!(w.fill.status().in_flight, 0);
+    }
+}
