@@ -48,6 +48,7 @@ fn world_with(make: Make, options: FillOptions, clock: Arc<ManualClock>, used: A
         name: format!("v{i}"),
         volume: Uuid([i as u8; 16]),
         destination: format!("/dev/v{i}"),
+        origin: None,
         parts: VolumeParts {
             holder: h.clone(),
             target: d.clone(),
