@@ -22,12 +22,3 @@ impl crate::restore::GuestUse for UsageMap {
         UsageMap::write(self, range);
     }
 }
-
-impl crate::live::Observer for UsageMap {
-    fn read(&self, range: rekindle_core::volume::ByteRange) {
-        UsageMap::read(self, range);
-    }
-    fn write(&self, range: rekindle_core::volume::ByteRange) {
-        UsageMap::write(self, range);
-    }
-}
