@@ -94,7 +94,11 @@ impl Chunk {
             }
         }
         // Allocation follows the data: what survived wholly unsynced keeps its old pages.
-        let pages = if kept == u.dirty.count_ones() { u.pages } else { u.pages | self.pages };
+        let mut pages = if kept == u.dirty.count_ones() { u.pages } else { u.pages | self.pages };
+        // A sector that went back to a version from before a punch brings its page with it: no hole holds bytes.
+        for p in (0..CHUNK / PAGE).filter(|p| found[p * PAGE..(p + 1) * PAGE].iter().any(|b| *b != 0)) {
+            pages |= 1 << p;
+        }
         Chunk { now: found, pages, unsynced: None }
     }
 }

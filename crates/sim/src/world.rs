@@ -663,10 +663,9 @@ impl World {
         for v in 0..2 {
             let mut got = vec![0; self.shape.size as usize];
             set.volumes()[v].read_at(0, &mut got).map_err(|e| format!("read failed: {e:?}"))?;
-            let want = self.models[v].bytes();
-            if let Some(b) = got.iter().zip(&want).position(|(a, b)| a != b) {
-                return Err(End::Broken(format!("volume {v} differs from the model at byte {b}")));
-            }
+            let all = ByteRange::new(0, self.shape.size);
+            let model = &self.models[v];
+            model.check_read(all, &model.floors(all), &got).map_err(|e| format!("volume {v}: {e}"))?;
         }
         Ok(())
     }
