@@ -131,6 +131,11 @@ impl Core {
         }
         Ok(None)
     }
+    /// The snapshot still exists: its commit is there and no tombstone is.
+    pub(super) fn exists(&self, snapshot: &SnapshotInfo) -> Result<bool> {
+        let tombstone = names::forgotten(&snapshot.set_tag) + &names::number(snapshot.seq);
+        Ok(self.store.head(&snapshot.object())?.is_some() && self.store.head(&tombstone)?.is_none())
+    }
     /// A snapshot by its identity, in any set.
     pub(super) fn find_uuid(&self, snapshot: Uuid) -> Result<Option<SnapshotInfo>> {
         for tag in self.set_tags()? {

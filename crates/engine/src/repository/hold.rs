@@ -43,7 +43,7 @@ impl Core {
             Created::Won => (),
             Created::Lost(_) => return Err(RepoError::Invalid(format!("the fresh name {name} was taken"))),
         }
-        if self.store.head(&snapshot.object())?.is_none() {
+        if !self.exists(snapshot)? {
             self.release_hold(uuid, ReleaseReason::Done, hold.owner.time_ns)?;
             return Err(RepoError::NoSnapshot { wanted: snapshot.commit.snapshot.short() });
         }

@@ -151,6 +151,10 @@ impl Repository {
         parent: Option<&Snapshot>,
         options: WriterOptions,
     ) -> Result<SnapshotWriter> {
+        // Its frames lie in another store: naming them here would make a snapshot that cannot be read.
+        if parent.is_some_and(|p| p.repository() != self.uuid()) {
+            return Err(RepoError::Invalid("the parent snapshot lies in another repository".into()));
+        }
         SnapshotWriter::begin(self.core.clone(), set, parent.map(Snapshot::info), options)
     }
 

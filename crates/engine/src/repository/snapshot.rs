@@ -9,6 +9,7 @@ use super::tree::inner_of;
 use rekindle_core::repo::hot_list::{HotHead, decode_chunk};
 use rekindle_core::repo::manifest::{FAN, PageKind, Shape};
 use rekindle_core::repo::{PageRef, VolumeRecord};
+use rekindle_core::volume::Uuid;
 use std::sync::Arc;
 
 /// A snapshot. Opening it reads nothing; cheap to clone.
@@ -21,6 +22,10 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn new(core: Arc<Core>, info: SnapshotInfo) -> Self {
         Snapshot { core, info }
+    }
+    /// The repository it lies in.
+    pub fn repository(&self) -> Uuid {
+        self.core.config.repository
     }
     /// What the commit says.
     pub fn info(&self) -> &SnapshotInfo {

@@ -286,6 +286,35 @@ fn listing_is_a_few_reads_whatever_the_number_of_snapshots() {
 }
 
 #[test]
+fn a_parent_of_another_repository_is_refused() {
+    let (_, one) = new_repo(true);
+    let (_, other) = new_repo(true);
+    let parent = backup(&one, "shop", None, &image(1), None, options()).unwrap();
+    assert!(matches!(other.begin_snapshot("shop", Some(&parent), options()), Err(RepoError::Invalid(_))));
+}
+
+#[test]
+fn a_forgotten_parent_is_no_parent_and_cannot_be_held() {
+    // A tombstone stands and the commit is not deleted yet: it counts as forgotten.
+    let (store, repo) = new_repo(true);
+    let parent = backup(&repo, "shop", None, &image(1), None, options()).unwrap();
+    let tombstone = object::forgotten(&parent.info().set_tag) + &object::number(1);
+    store.put_new(&tombstone, &[b"x"]).unwrap();
+    assert!(matches!(
+        repo.begin_snapshot("shop", Some(&parent), options()),
+        Err(RepoError::NoSnapshot { .. })
+    ));
+    let owner = HoldOwner {
+        host: String::new(),
+        restore: String::new(),
+        restore_uuid: Uuid([1; 16]),
+        pid: 1,
+        time_ns: 1,
+    };
+    assert!(matches!(repo.hold(parent.info(), owner), Err(RepoError::NoSnapshot { .. })));
+}
+
+#[test]
 fn a_commit_must_account_for_every_extent() {
     let (_, repo) = new_repo(true);
     let g = geometry(8 * EXTENT as u64);
@@ -310,4 +339,10 @@ fn a_commit_must_account_for_every_extent() {
     let v = w.volume(identity("data", 1), g);
     w.zero(v, extents(0, 8)).unwrap();
     assert!(w.put(v, 0, &content(1, EXTENT)).is_err(), "given twice");
+    // One given twice and one forgotten is not complete.
+    let mut w = repo.begin_snapshot("shop", None, options()).unwrap();
+    let v = w.volume(identity("data", 1), g);
+    w.zero(v, extents(0, 7)).unwrap();
+    let e = w.zero(v, extents(5, 6)).unwrap_err();
+    assert!(e.to_string().contains("extent 5 was given twice"), "{e}");
 }

@@ -89,7 +89,7 @@ impl Session {
                 continue;
             }
             if let Some(parent) = parent
-                && core.store.head(&parent.object())?.is_none()
+                && !core.exists(parent)?
             {
                 session.end(&SessionEnd::Aborted(random::uuid()))?;
                 return Err(RepoError::NoSnapshot { wanted: parent.commit.snapshot.short() });

@@ -12,6 +12,35 @@ use rekindle_core::repo::{Id, PageRef, VolumeRecord};
 use rekindle_core::volume::{ExtentRange, Geometry};
 use std::sync::Arc;
 
+/// Which extents were given: a bit each. A count alone would take one given twice and one forgotten for complete.
+struct Given {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Given {
+    fn new(extents: u64) -> Self {
+        Given { bits: vec![0; extents.div_ceil(64) as usize], count: 0 }
+    }
+    /// Marks a range; gives an extent that was marked before, if there is one.
+    fn mark(&mut self, range: ExtentRange) -> Option<u64> {
+        let mut extent = range.start;
+        while extent < range.end {
+            let (word, bit) = ((extent / 64) as usize, extent % 64);
+            let n = (64 - bit).min(range.end - extent);
+            let mask = (u64::MAX >> (64 - n)) << bit;
+            let twice = self.bits[word] & mask;
+            if twice != 0 {
+                return Some(word as u64 * 64 + u64::from(twice.trailing_zeros()));
+            }
+            self.bits[word] |= mask;
+            self.count += n;
+            extent += n;
+        }
+        None
+    }
+}
+
 pub(super) struct Volume {
     core: Arc<Core>,
     identity: VolumeIdentity,
@@ -21,8 +50,8 @@ pub(super) struct Volume {
     usage: Upper,
     usage_lost: bool,
     hot_list: Option<PageRef>,
-    /// Extents put, zeroed or kept: must be all in the end.
-    given: u64,
+    /// Extents put, zeroed or kept: must be all in the end, none twice.
+    given: Given,
     kept_rest: bool,
     pub changed: u64,
     pub new_bytes: u64,
@@ -46,7 +75,7 @@ impl Volume {
             identity,
             geometry,
             base,
-            given: 0,
+            given: Given::new(shape.extents),
             kept_rest: false,
             changed: 0,
             new_bytes: 0,
@@ -61,11 +90,11 @@ impl Volume {
         if range.start > range.end || range.end > all {
             return self.invalid(format_args!("extents {} to {} lie behind its end", range.start, range.end));
         }
-        self.given += range.count();
-        if self.given > all || self.kept_rest {
-            return self.invalid("an extent was given twice");
+        match self.given.mark(range) {
+            _ if self.kept_rest => self.invalid("an extent was given after the rest was kept"),
+            Some(twice) => self.invalid(format_args!("extent {twice} was given twice")),
+            None => Ok(()),
         }
-        Ok(())
     }
     pub(super) fn keep(&mut self, range: ExtentRange) -> Result<()> {
         if self.base.is_none() {
@@ -75,7 +104,6 @@ impl Volume {
     }
     pub(super) fn keep_rest(&mut self) -> Result<()> {
         self.keep(ExtentRange::default())?;
-        self.given = self.leaves.shape().extents;
         self.kept_rest = true;
         Ok(())
     }
@@ -121,8 +149,8 @@ impl Volume {
     /// Writes what is left and gives the record of the commit.
     pub(super) fn finish(self, packs: &mut PackWriter) -> Result<VolumeRecord> {
         let all = self.leaves.shape().extents;
-        if self.given != all {
-            return self.invalid(format_args!("{} of {all} extents were given", self.given));
+        if self.given.count != all && !self.kept_rest {
+            return self.invalid(format_args!("{} of {all} extents were given", self.given.count));
         }
         let (old_root, old_usage) = match &self.base {
             Some(b) => (b.root.map(|page| root_of(page, b)), b.usage),
