@@ -222,6 +222,19 @@ fn equal_content_is_stored_once_in_a_session() {
     assert!(store.bytes() < 4 * EXTENT as u64);
 }
 
+/// A short last extent has the id of a whole one that ends in zeros; their frames are not the same.
+#[test]
+fn a_short_extent_is_not_taken_for_a_whole_one_with_the_same_id() {
+    let (_, repo) = new_repo(true);
+    let mut image = content(7, EXTENT);
+    image[512..].fill(0);
+    image.extend_from_slice(&content(7, EXTENT)[..512]);
+    let s = backup(&repo, "shop", None, &image, None, options()).unwrap();
+    let ids = s.holder("data").unwrap().ids(0, 2).unwrap();
+    assert_eq!(ids[0], ids[1]);
+    assert!(read_all(&s, "data").unwrap() == image);
+}
+
 #[test]
 fn usage_pages_and_hot_list_come_back_and_are_shared() {
     let (store, repo) = new_repo(true);
