@@ -148,7 +148,8 @@ fn a_request() -> impl Strategy<Value = RawRequest> {
         (0u64..64).prop_map(|b| (1 << 20) - b * 512),
         any::<u64>()
     ];
-    let flags = prop_oneof![4 => Just(0u16), 4 => 0u16..64, 1 => any::<u16>()];
+    let flags =
+        prop_oneof![4 => Just(0u16), 3 => (0u16..6).prop_map(|b| 1 << b), 2 => 0u16..64, 1 => any::<u16>()];
     let len = prop_oneof![
         (0u64..2050).prop_map(|b| b * 512),
         any::<u32>().prop_map(u64::from),
@@ -460,4 +461,35 @@ fn export_name_is_the_old_way_in() {
     assert!(matches!(run(3, "none").1, Some(Step::Broken(_))));
     let other = [&0u32.to_be_bytes()[..], &option(OPT_LIST, &[])].concat();
     assert!(matches!(negotiate_cut(&other, &[], true).1, Some(Step::Broken(_))), "not fixed newstyle");
+}
+
+/// Every command with every set of flags under every offer, at a place that is fine: accepted exactly when offered.
+#[test]
+fn flags_and_commands_are_accepted_as_offered() {
+    let limits = Limits::DEFAULT;
+    for bits in 0..16u32 {
+        let [read_only, trim, fast_zero, block_status] = [0, 1, 2, 3].map(|b| bits >> b & 1 == 1);
+        for mode in [Mode::Simple, Mode::Structured, Mode::Extended] {
+            let t =
+                Terms { mode, size: 1 << 20, block: 512, read_only, trim, fast_zero, block_status, limits };
+            for (kind, flags) in (0..10u16).flat_map(|k| (0..128u16).map(move |f| (k, f))) {
+                let chunks = if mode == Mode::Simple { 0 } else { CMD_FLAG_DF };
+                let payload = if mode == Mode::Extended { CMD_FLAG_PAYLOAD_LEN } else { 0 };
+                let fast = if fast_zero { CMD_FLAG_FAST_ZERO } else { 0 };
+                let allowed = match kind {
+                    CMD_READ => Some(chunks),
+                    CMD_WRITE if !read_only => Some(payload),
+                    CMD_FLUSH | CMD_CACHE => Some(0),
+                    CMD_TRIM if trim && !read_only => Some(0),
+                    CMD_WRITE_ZEROES if !read_only => Some(CMD_FLAG_NO_HOLE | fast),
+                    CMD_BLOCK_STATUS if block_status => Some(CMD_FLAG_REQ_ONE),
+                    CMD_DISC => Some(u16::MAX),
+                    _ => None,
+                };
+                let want = allowed.is_some_and(|a| flags & !(a | CMD_FLAG_FUA) == 0);
+                let got = t.check(&RawRequest { flags, kind, cookie: 0, offset: 512, len: 512 });
+                assert_eq!(got.is_ok(), want, "{kind} {flags:#b} {t:?}: {got:?}");
+            }
+        }
+    }
 }
