@@ -63,12 +63,15 @@ impl AllocationCache {
 /// Appends the kept runs that touch `range` if they know its first byte.
 fn give(runs: &[Allocation], range: ByteRange, out: &mut Vec<Allocation>) -> bool {
     let first = runs.partition_point(|r| r.range.end() <= range.start);
-    let before = out.len();
+    // Runs that begin later say nothing of the first byte: giving them would leave a gap that reads as a hole.
+    if runs.get(first).is_none_or(|r| r.range.start > range.start) {
+        return false;
+    }
     for r in runs[first..].iter() {
         let Some(part) = r.range.intersect(&range) else { break };
         out.push(Allocation { range: part, ..*r });
     }
-    out.len() > before && out[before].range.start == range.start
+    true
 }
 
 /// The run that begins at `at`.
@@ -86,4 +89,29 @@ fn seek(file: &File, size: u64, at: u64) -> Result<Allocation> {
         return Ok(Allocation { range: ByteRange::new(at, size - at), hole: false, zero: false });
     }
     Ok(Allocation { range: ByteRange::new(at, end - at), hole, zero: hole })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    /// Goal: an answer kept from one place never leaks into a question about an earlier one.
+    #[test]
+    fn asking_backwards_finds_the_data_there() {
+        const PIECE: u64 = 1 << 20;
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        file.set_len(8 * PIECE).unwrap();
+        file.write_all_at(&[7; PIECE as usize], 0).unwrap();
+        file.write_all_at(&[7; PIECE as usize], 5 * PIECE).unwrap();
+        let cache = AllocationCache::default();
+        for at in [6 * PIECE, 0, 5 * PIECE, PIECE / 2, 3 * PIECE, 7 * PIECE, 2 * PIECE] {
+            let mut out = Vec::new();
+            cache.look(&file, 8 * PIECE, ByteRange::new(at, 8 * PIECE - at), &mut out).unwrap();
+            assert_eq!(out[0].range.start, at);
+            assert_eq!(out[0].zero, !matches!(at / PIECE, 0 | 5), "{at}");
+            let gaps = out.windows(2).filter(|w| w[0].range.end() != w[1].range.start).count();
+            assert_eq!(gaps, 0, "{at}: {out:?}");
+        }
+    }
 }
