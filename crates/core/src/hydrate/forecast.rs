@@ -6,7 +6,7 @@
 //! evenly over the time that rank took at the last cold start. A read of an extent that is not there yet is a miss. Misses
 //! are fetched out of turn, which moves the same bytes, so completion does not depend on them.
 
-use crate::usage::RANKS;
+use crate::usage::{LATE, RANKS, Summary, Trace};
 use std::time::Duration;
 
 /// One step of the copy, in restore order.
@@ -36,6 +36,41 @@ pub fn trace_steps(
         Step { extents, stored_bytes, weight, demanded_ms: Some(demanded) }
     });
     steps.collect()
+}
+
+/// The steps of a restore from what is known before it begins: the usage summary of the snapshot (if it has one), how many
+/// extents its hot list names, and what is stored in all. Extents are taken to be of average stored size.
+pub fn steps(
+    summary: Option<&Summary>,
+    hot_extents: u64,
+    stored_extents: u64,
+    stored_bytes: u64,
+) -> Vec<Step> {
+    let bytes = |extents: u64| {
+        (u128::from(stored_bytes) * u128::from(extents) / u128::from(stored_extents.max(1))) as u64
+    };
+    let mut per_rank = [(0, 0, 0); RANKS as usize];
+    let (mut traced, mut rank_ms) = (0, [0; RANKS as usize]);
+    if let Some(s) = summary {
+        rank_ms = s.rank_ms;
+        // Ranks fill up one after the other; what came late is in the set but not of the start.
+        let known = s.trace_extents.min(stored_extents);
+        for (rank, slot) in
+            per_rank.iter_mut().enumerate().take(usize::from(LATE)).filter(|(r, _)| rank_ms[*r] > 0)
+        {
+            let n = Trace::extents_of(rank as u8).min(known - traced);
+            traced += n;
+            *slot = (n, bytes(n), 8 * n);
+        }
+    }
+    let mut steps = trace_steps(&per_rank, &rank_ms);
+    steps.retain(|s| s.extents > 0);
+    let warm = hot_extents.min(stored_extents).saturating_sub(traced);
+    let rest = stored_extents - traced - warm;
+    for (extents, weight) in [(warm, 2 * warm), (rest, 0)] {
+        steps.push(Step { extents, stored_bytes: bytes(extents), weight, demanded_ms: None });
+    }
+    steps
 }
 
 /// What to assume.
@@ -165,6 +200,19 @@ mod tests {
         assert_eq!((f.local[1].1.as_secs(), f.misses[2].1), (9, 0));
         let f = forecast(&[], &assumed);
         assert_eq!((f.local[2].1, f.complete), (Duration::ZERO, Duration::ZERO));
+    }
+
+    #[test]
+    fn steps_from_a_summary_add_up() {
+        let mut s = Summary { trace_extents: 40, ..Summary::default() };
+        (s.rank_ms[0], s.rank_ms[1], s.rank_ms[2]) = (100, 900, 4_000);
+        let steps = steps(Some(&s), 100, 1000, 64_000);
+        let extents: Vec<u64> = steps.iter().map(|s| s.extents).collect();
+        assert_eq!((extents, stored_bytes(&steps)), (vec![16, 16, 8, 60, 900], 64_000));
+        assert_eq!(steps[2].demanded_ms, Some((900, 4_000)));
+        let none = super::steps(None, 5000, 1000, 64_000);
+        assert_eq!(none.iter().map(|s| s.extents).collect::<Vec<_>>(), [1000, 0]);
+        assert_eq!(super::steps(None, 0, 0, 0).len(), 2);
     }
 
     #[test]

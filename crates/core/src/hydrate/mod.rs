@@ -6,7 +6,7 @@ mod schedule;
 mod state;
 mod throttle;
 
-pub use forecast::{Assumed, Forecast, Step, forecast, stored_bytes, trace_steps};
+pub use forecast::{Assumed, Forecast, Step, forecast, steps, stored_bytes, trace_steps};
 pub use online::{Online, Progress, Reason, Threshold, ThresholdError};
 pub use schedule::{
     FIRST_MAX, NEIGHBOURS, Next, Outcome, PROMOTED_MAX, Pass, Rest, Schedule, SetSchedule, Source,

@@ -73,6 +73,14 @@ impl Trace {
         self.rank_ms[usize::from(rank)] = u32::try_from(self.since_ms).unwrap_or(u32::MAX).max(1);
         rank
     }
+    /// How many extents a full rank (0 to 14) has; the last is open-ended.
+    pub fn extents_of(rank: u8) -> u64 {
+        match rank {
+            0 => 16,
+            r if r < LATE - 1 => 16 << (r - 1),
+            _ => u64::MAX,
+        }
+    }
     /// The rank of the `n`th extent of a start (from 0): the first 16, then doubling.
     pub fn rank_of(n: u64) -> u8 {
         let doublings = 64 - (n / 16).leading_zeros();
@@ -131,6 +139,10 @@ mod tests {
             [(0, 0), (15, 0), (16, 1), (31, 1), (32, 2), (63, 2), (64, 3), (1 << 17, 14), (u64::MAX, 14)];
         for (n, rank) in edges {
             assert_eq!(Trace::rank_of(n), rank, "{n}");
+        }
+        let first = |rank| (0..rank).map(Trace::extents_of).sum::<u64>();
+        for rank in 1..LATE {
+            assert_eq!((Trace::rank_of(first(rank) - 1), Trace::rank_of(first(rank))), (rank - 1, rank));
         }
         let mut t = Trace::default();
         assert_eq!((0..17).map(|_| t.enter()).max(), Some(1));

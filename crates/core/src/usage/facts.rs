@@ -168,12 +168,19 @@ impl Facts {
             _ => (self.flags, self.ranks) = (self.flags & WRITTEN, 0),
         }
     }
-    /// Joins what two maps know of the same extent: counts add up, decayed sums take the larger, ranks stay ours.
-    pub fn join_counts(&mut self, other: &Facts) {
+    /// Joins what two maps know of the same extent, both brought to the same time: counts add up, decayed sums take the
+    /// larger, ranks are ours where we have them.
+    pub fn join(&mut self, other: &Facts) {
         self.reads = self.reads.saturating_add(other.reads);
         self.writes = self.writes.saturating_add(other.writes);
         self.rate = self.rate.max(other.rate);
         self.score = self.score.max(other.score);
+        for (flag, nibble) in [(IN_SET, 0x0f), (IN_SET_BEFORE, 0xf0)] {
+            if self.flags & flag == 0 && other.flags & flag != 0 {
+                self.flags |= flag;
+                self.ranks = self.ranks & !nibble | other.ranks & nibble;
+            }
+        }
         self.flags |= other.flags & WRITTEN;
     }
     /// How likely the next start of the guest misses here, in small whole units: the measure of coverage, of the online
@@ -295,6 +302,24 @@ mod tests {
         assert_eq!(at(5, 6), (None, Some(3), true, 1));
         assert_eq!(at(5, 7), (None, None, true, 1));
         assert_eq!(at(5, 4), (None, None, true, 1));
+    }
+
+    #[test]
+    fn joining_adds_counts_and_keeps_our_ranks() {
+        let (mut a, mut b) = (Facts::default(), Facts::default());
+        a.fold(1, read(), 5);
+        a.enter(3);
+        b.fold(1, Touch { writes: 2, ..Touch::default() }, 9);
+        b.enter(7);
+        b.age(0, 1);
+        b.enter(LATE);
+        let score = b.score.max(a.score);
+        a.join(&b);
+        assert_eq!((a.reads, a.writes, a.rank(), a.rank_before()), (1, 2, Some(3), Some(7)));
+        assert!(a.is_written() && a.score == score && a.rate == b.rate);
+        let mut empty = Facts::default();
+        empty.join(&a);
+        assert_eq!(empty, a);
     }
 
     proptest! {

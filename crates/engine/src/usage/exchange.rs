@@ -67,8 +67,10 @@ impl UsageMap {
         Ok(())
     }
 
-    /// Goes on with the usage of a snapshot: call on a new map, before it is served. `source` is the volume whose map it
-    /// was (the same, except for a clone). Whatever is damaged is left out.
+    /// Goes on with the usage of a snapshot, as after a restore, which is a cold start: what was the newest trace there is
+    /// the trace before here. `source` is the volume whose map it was (the same, except for a clone). May run while the
+    /// volume is served already, so that going online does not wait for it: the summary is taken at once, then page after
+    /// page, added to what was counted meanwhile. Whatever is damaged is left out. Once a map: twice would count twice.
     pub fn inherit(
         &self,
         source: Uuid,
@@ -76,22 +78,26 @@ impl UsageMap {
         pages: &mut dyn Iterator<Item = (u64, Vec<u8>)>,
     ) -> Result<Inherited> {
         let from = Summary::decode(source, summary).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
-        let mut s = self.state();
-        self.adopt_summary(&mut s, &from);
+        self.adopt_summary(&mut self.state(), &from);
         let mut came = Inherited::default();
-        let mut facts = empty_page();
+        let (mut theirs, mut ours) = (empty_page(), empty_page());
         for (index, bytes) in pages {
             let id = PageId { volume: source, extent: self.geometry.extent, index };
-            match decode_page(&id, &bytes, &mut facts) {
+            let mut s = self.state();
+            match decode_page(&id, &bytes, &mut theirs) {
                 Ok(head) if index < s.file.pages() => {
-                    facts.iter_mut().for_each(|f| f.age(head.cold_starts, from.cold_starts));
-                    self.store(&mut s, index, &facts)?;
+                    self.load(&mut s, index, &mut ours)?;
+                    for (our, their) in ours.iter_mut().zip(theirs.iter_mut()) {
+                        their.age(head.cold_starts, s.summary.cold_starts);
+                        our.join(their);
+                    }
+                    self.store(&mut s, index, &ours)?;
                     came.pages += 1;
                 }
                 _ => came.damaged += 1,
             }
         }
-        self.put_summary(&mut s)?;
+        self.put_summary(&mut self.state())?;
         Ok(came)
     }
 

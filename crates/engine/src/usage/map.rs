@@ -59,6 +59,8 @@ pub(super) struct State {
     next_page: u64,
     quiet_ms: u64,
     summary_due: bool,
+    /// Nothing was touched since the newest cold start.
+    untouched: bool,
 }
 
 #[derive(Default)]
@@ -124,6 +126,7 @@ impl UsageMap {
             next_page: 0,
             quiet_ms: 0,
             summary_due: false,
+            untouched: false,
         };
         Ok(Arc::new(UsageMap {
             geometry,
@@ -286,6 +289,7 @@ impl UsageMap {
         s.file.put_summary(&summary)
     }
     fn fold_page(&self, s: &mut State, index: u64, facts: &mut PageFacts) -> Result<()> {
+        s.untouched = false;
         self.load(s, index, facts)?;
         self.fold_into(s, index, facts);
         self.store(s, index, facts)
@@ -344,13 +348,17 @@ impl UsageMap {
         Ok(())
     }
 
-    /// The guest starts cold now, the owner knows: a restore, a drill, the agent's word. A new trace begins.
+    /// The guest starts cold now, the owner knows: a drill, the agent's word. A new trace begins, unless nothing was
+    /// touched since the last one began.
     pub fn cold_start(&self) {
         self.cold_start_in(&mut self.state());
     }
     fn cold_start_in(&self, s: &mut State) {
         self.rank_entered(s);
         self.fold(s, usize::MAX);
+        if s.untouched {
+            return; // Told twice: a second one would push the good set out.
+        }
         self.touches.clear_read();
         self.touches.set_tracing(true);
         begin_trace(s);
@@ -366,12 +374,15 @@ impl UsageMap {
         s.trace = Trace { since_ms: TRACE_MS, ..trace };
         self.touches.set_tracing(false);
     }
-    /// Goes on with another map's time and trace (inheritance).
+    /// Goes on with another map's time; a restore is a cold start, so a new trace begins.
     pub(super) fn adopt_summary(&self, s: &mut State, from: &Summary) {
         let own = s.summary;
-        s.summary = Summary { volume: own.volume, map: own.map, stamp: own.stamp, ..*from };
-        s.trace = Trace { extents: from.trace_extents, since_ms: from.since_start_ms, rank_ms: from.rank_ms };
-        self.touches.set_tracing(s.trace.since_ms < TRACE_MS);
+        let cold_starts = from.cold_starts.max(own.cold_starts);
+        let tick = from.tick.saturating_add(own.tick);
+        s.summary = Summary { cold_starts, tick, ..own };
+        self.touches.clear_read();
+        self.touches.set_tracing(true);
+        begin_trace(s);
     }
 
     /// Folds everything and makes it durable: a clean stop.
@@ -442,6 +453,7 @@ fn begin_trace(s: &mut State) {
     s.trace = Trace::default();
     s.ranked.clear();
     s.summary_due = true;
+    s.untouched = true;
     tracing::debug!(volume = %s.summary.volume, cold_starts = s.summary.cold_starts, "cold start");
 }
 /// A volume that was never served before is seen from its first request on: that is a start, as far as we can know.
