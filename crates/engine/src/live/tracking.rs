@@ -44,17 +44,23 @@ fn name(what: &str, tracking: Uuid) -> String {
 }
 
 impl Tracking {
-    /// A fresh tracking in its open generation, its files durable. `changed` is marked from the start.
+    /// A fresh tracking in its open generation, its files durable. `changed` is marked from the start. Files of the same
+    /// tracking that an earlier attempt left are replaced.
     pub(super) fn create(
         dir: &dyn LogDir,
         geometry: Geometry,
         tracking: Uuid,
         generation: Generation,
-        changed: &[ExtentRange],
+        changed: &[(ExtentRange, Generation)],
     ) -> Result<Tracking> {
+        for what in ["marks", "activity", "doubt"] {
+            dir.remove(&name(what, tracking))?;
+        }
         let (file, activity) = create_files(dir, geometry, tracking)?;
         let marks = Marks::blank(geometry.extents());
-        changed.iter().flat_map(ExtentRange::iter).for_each(|e| marks.mark(e, generation));
+        for (range, generation) in changed {
+            range.iter().for_each(|e| marks.mark(e, *generation));
+        }
         marks.store(&*file)?;
         dir.sync_names()?;
         Ok(Tracking::new(geometry, generation, marks, activity, Files { marks: file, doubt: Doubt::new() }))

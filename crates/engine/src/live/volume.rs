@@ -33,7 +33,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 pub trait Image: Send + Sync {
     /// Identity and times, now.
     fn facts(&self) -> Result<ImageFacts>;
-    /// Makes the bytes and the times durable.
+    /// Makes the times durable; the device was flushed.
     fn settle(&self) -> Result<()>;
 }
 
@@ -42,8 +42,6 @@ impl Image for FileBlock {
         FileBlock::facts(self)
     }
     fn settle(&self) -> Result<()> {
-        // The flush goes through the device, so that its failure is everybody's.
-        self.flush()?;
         self.file().sync_all().map_err(|e| Error::os("image", &e))
     }
 }
@@ -237,7 +235,9 @@ impl LiveVolume {
                 "the disk does not finish running writes: not closed cleanly",
             ));
         }
+        // The flush goes through the device, so that its failure is everybody's; `settle` adds the times.
         self.tracking.checkpoint(true, &self.gate, || self.inner.flush())?;
+        self.inner.flush()?;
         self.image.settle()?;
         let mut s = lock(&self.state);
         s.record.left = Left::Clean(self.image.facts()?);
@@ -486,7 +486,7 @@ fn welcome(
         return Err(Error::new(Kind::Invalid, what));
     }
     let geometry = geometry(info, info.size, old.extent)?;
-    let verdict = if options.adopted && geometry == old {
+    let verdict = if options.adopted && geometry.size == old.size {
         Verdict::Ours
     } else if geometry.size != old.size {
         Verdict::Void(format!("its size went from {} to {} bytes", old.size, geometry.size))

@@ -183,17 +183,20 @@ fn a_restore_becomes_live_with_its_snapshot_as_parent() {
         uuid: Uuid([6; 16]),
         geometry,
         origin: Some((origin.tracking, origin.generation)),
-        changed: vec![r(3, 5)],
+        tracking: Some((Uuid([8; 16]), Generation(3))),
+        changed: vec![(r(3, 5), Generation(1)), (r(7, 8), Generation(3))],
         image: *m.facts.facts.lock().unwrap(),
     };
     LiveState::adopt(&*o.state, &adopted).unwrap();
+    LiveState::adopt(&*o.state, &adopted).expect("a repeated hand-over");
     let m = m.crash(Crash::Power { seed: 1 });
     let (v, set) = m.open().unwrap();
     v.write_at(9 * EXTENT, &[1; 512]).unwrap();
     let i = m.instant(&set).unwrap();
     assert_eq!(i.volumes()[0].identity().uuid, adopted.uuid);
-    assert_ne!(i.volumes()[0].identity().tracking, origin.tracking);
-    assert_eq!(since(&*i, &origin).0, [r(3, 5), r(9, 10)]);
+    assert_eq!(since(&*i, &origin).0, [r(3, 5), r(7, 8), r(9, 10)]);
+    let meanwhile = Snapshot { tracking: Uuid([8; 16]), generation: Generation(2), ..origin.clone() };
+    assert_eq!(since(&*i, &meanwhile).0, [r(7, 8), r(9, 10)], "a backup made while it was restored");
     for (tracking, g) in [(origin.tracking, 6), (origin.tracking, 8), (Uuid([1; 16]), 7)] {
         let wrong = Snapshot { tracking, generation: Generation(g), ..origin.clone() };
         assert!(why(&*i, &wrong).contains("restored"));

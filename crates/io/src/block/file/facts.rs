@@ -2,6 +2,7 @@
 
 use super::FileBlock;
 use crate::{Error, Result};
+use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Identity and times of an image.
@@ -21,12 +22,13 @@ pub struct ImageFacts {
     pub changed_ns: u64,
 }
 
-impl FileBlock {
-    /// The facts now.
-    pub fn facts(&self) -> Result<ImageFacts> {
-        let m = self.core.file.metadata().map_err(|e| Error::os("image", &e))?;
+impl ImageFacts {
+    /// The facts of an open file or block device, now.
+    pub fn of(file: &File) -> Result<ImageFacts> {
+        let m = file.metadata().map_err(|e| Error::os("image", &e))?;
         if m.file_type().is_block_device() {
-            let size = self.core.info.size;
+            let end = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0));
+            let size = end.map_err(|e| Error::os("image", &e.into()))?;
             return Ok(ImageFacts { is_device: true, device: m.rdev(), size, ..ImageFacts::default() });
         }
         let ns = |s: i64, ns: i64| {
@@ -40,5 +42,12 @@ impl FileBlock {
             modified_ns: ns(m.mtime(), m.mtime_nsec()),
             changed_ns: ns(m.ctime(), m.ctime_nsec()),
         })
+    }
+}
+
+impl FileBlock {
+    /// The facts now.
+    pub fn facts(&self) -> Result<ImageFacts> {
+        ImageFacts::of(&self.core.file)
     }
 }

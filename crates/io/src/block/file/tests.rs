@@ -230,7 +230,10 @@ fn an_image_in_use_is_refused_and_ours_is_refused_by_qemu() {
         return;
     };
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    while !socket.exists() && std::time::Instant::now() < deadline {
+    // The socket comes before the locks.
+    let inode = format!(":{} ", std::fs::metadata(&path).unwrap().ino());
+    let locked = || std::fs::read_to_string("/proc/locks").is_ok_and(|l| l.contains(&inode));
+    while !(socket.exists() && locked()) && std::time::Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     let refused = FileBlock::open(&path, &FileOptions::default()).map(drop);
