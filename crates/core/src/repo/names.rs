@@ -10,7 +10,7 @@
 //! s/<epoch>-<session>.open     a writer at work; .end its outcome, written once
 //! h/<hold>                     a restore depends on a snapshot; .released when it no longer does
 //! e/<epoch>                    reserved: a collector's condemned set; .verdict, .done
-//! i/<run>                      dedup index, for writers only
+//! i/<age>-<run>                dedup index, for writers only; newest first
 //! p/ q/ r/                     reserved: readers' pins, quarantine, redirects of moved packs
 //! ```
 
@@ -80,7 +80,7 @@ pub fn hold(hold: Uuid) -> String {
 pub fn hold_released(hold: Uuid) -> String {
     format!("{HOLDS}{hold}.released")
 }
-/// A run of the dedup index.
-pub fn index_run(run: Uuid) -> String {
-    format!("{INDEX}{run}")
+/// A run of the dedup index, written at `time_ns`: names sort newest first, which decides only what is looked at first.
+pub fn index_run(time_ns: u64, run: Uuid) -> String {
+    format!("{INDEX}{}-{run}", number(u64::MAX - time_ns))
 }

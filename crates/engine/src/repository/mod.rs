@@ -8,6 +8,7 @@
 //! - **A damaged object** is an error that names object and byte; never data.
 
 mod core;
+mod directory;
 mod error;
 mod history;
 mod hold;

@@ -236,6 +236,40 @@ fn a_short_extent_is_not_taken_for_a_whole_one_with_the_same_id() {
 }
 
 #[test]
+fn content_of_earlier_sessions_and_other_sets_is_not_stored_again() {
+    let (store, repo) = new_repo(true);
+    let mut image: Vec<u8> = Vec::new();
+    (0..40).for_each(|i| image.extend_from_slice(&content(i, EXTENT)));
+    backup(&repo, "shop", None, &image, None, options()).unwrap();
+    let before = store.bytes();
+    // Another set, everything moved by one extent, no parent.
+    image.rotate_right(EXTENT);
+    let s = backup(&repo, "other", None, &image, None, options()).unwrap();
+    assert!(store.bytes() - before < 8 << 10, "{} bytes", store.bytes() - before);
+    assert!(read_all(&s, "data").unwrap() == image);
+    // A damaged index, or packs it names that are gone, cost space only.
+    let first = names(&*store, "d/").first().cloned().unwrap();
+    let damaged = store.copy();
+    for name in names(&damaged, "i/") {
+        damaged.damage(&name, |b| b[60] ^= 1);
+    }
+    let gone = store.copy();
+    rekindle_io::store::Store::delete(&gone, &first).unwrap();
+    let lies = store.copy();
+    lies.damage(&first, |b| b.reverse());
+    for store in [damaged, gone, lies] {
+        let repo = Repository::open(Arc::new(store), Some(&key())).unwrap();
+        let s = backup(&repo, "third", None, &image, None, options()).unwrap();
+        assert!(read_all(&s, "data").unwrap() == image);
+    }
+    // After a collection this program cannot know what was condemned: it stores anew.
+    rekindle_io::store::Store::put_new(&*store, "e/0000000000000001", &[b"x"]).unwrap();
+    let before = store.bytes();
+    backup(&repo, "fourth", None, &image, None, options()).unwrap();
+    assert!(store.bytes() - before > 100 << 10);
+}
+
+#[test]
 fn usage_pages_and_hot_list_come_back_and_are_shared() {
     let (store, repo) = new_repo(true);
     let g = geometry(3000 * EXTENT as u64);

@@ -1,25 +1,28 @@
 //! Writing a snapshot: extents in, packs and pages out, one commit at the end.
 //!
-//! What a `put` does: zero test, id, compare with the parent's id at the same place, look among what this session stored;
+//! What a `put` does: zero test, id, compare with the parent's id at the same place, look among what this session and earlier ones stored;
 //! only what is new is compressed (on a small pool; 85 % of the work), sealed and laid into a pack, in the order of the puts,
 //! so that an incremental's packs lie hottest first. Every extent is given exactly once: put, zeroed or kept; a commit that
 //! does not account for each is refused.
 //!
-//! Memory: two packs, 8 MiB of extents in the pool, 11 MiB of ids, 7 MiB of entries, and a bit an extent (2 MiB a TiB).
+//! Memory: two packs, 8 MiB of extents in the pool, 11 MiB of ids, 7 MiB of entries, 18 + 8 MiB of index, and a bit an extent (2 MiB a TiB).
 //! A crash leaves packs that nobody names and a session that a collector ends.
 
 mod dedup;
 #[cfg(any(test, feature = "synthetic"))]
 mod dense;
+mod index;
 mod leaves;
 mod pack;
 mod session;
 mod upper;
 mod volume;
 
+pub use index::INDEX_BYTES;
 pub use pack::PACK_BYTES;
 
 use self::dedup::Seen;
+use self::index::Index;
 use self::pack::PackWriter;
 use self::session::Session;
 use self::volume::Volume;
@@ -52,6 +55,8 @@ pub struct WriterOptions {
     pub time_ns: u64,
     /// Target size of packs in bytes.
     pub pack_bytes: usize,
+    /// Bytes of the dedup index in memory, for finding what earlier sessions stored; 0: look at the parent and this session only.
+    pub index_bytes: usize,
     /// Threads that compress, beside one that uploads; 0: everything on the caller's thread.
     pub threads: usize,
 }
@@ -59,7 +64,14 @@ pub struct WriterOptions {
 impl Default for WriterOptions {
     fn default() -> Self {
         let tool = concat!("rekindle ", env!("CARGO_PKG_VERSION")).to_string();
-        WriterOptions { host: String::new(), tool, time_ns: 0, pack_bytes: PACK_BYTES, threads: 2 }
+        WriterOptions {
+            host: String::new(),
+            tool,
+            time_ns: 0,
+            pack_bytes: PACK_BYTES,
+            index_bytes: INDEX_BYTES,
+            threads: 2,
+        }
     }
 }
 
@@ -70,7 +82,7 @@ pub enum Put {
     Zero,
     /// Equal to the parent at this place: its frame is named again.
     Unchanged,
-    /// Equal to something this session stored.
+    /// Equal to something stored before, in this session or an earlier one.
     Deduped,
     /// New.
     Stored,
@@ -98,7 +110,7 @@ pub struct WriteStats {
     pub zero: u64,
     /// Equal to the parent.
     pub unchanged: u64,
-    /// Stored once in this session already.
+    /// Stored already, in this session or an earlier one.
     pub deduped: u64,
     /// New.
     pub stored: u64,
@@ -144,6 +156,7 @@ pub struct SnapshotWriter {
     pool_bytes: usize,
     waiting: VecDeque<Waiting>,
     seen: Seen,
+    index: Index,
     stats: WriteStats,
     /// The first failure: from then on nothing may be committed.
     failed: Option<RepoError>,
@@ -159,9 +172,11 @@ impl SnapshotWriter {
         let tag = core.keys.ids.set_tag(set);
         let session = Session::begin(core.clone(), &tag, parent, &options.host, options.time_ns)?;
         let background = options.threads > 0;
+        let index_bytes = if session.collected { 0 } else { options.index_bytes };
         Ok(SnapshotWriter {
             packs: PackWriter::new(core.clone(), options.pack_bytes, background),
             pool: CompressPool::new(options.threads),
+            index: Index::new(core.clone(), index_bytes, options.time_ns),
             core,
             session,
             set: set.to_string(),
@@ -265,11 +280,14 @@ impl SnapshotWriter {
     }
     fn store(&mut self, volume: usize, extent: u64, key: dedup::Key, bytes: &[u8]) -> Result<Put> {
         let how = match self.seen.get(&key) {
-            None => Content::Fresh,
+            None => self.index.find(key.0, key.1).map_or(Content::Fresh, Content::At),
             Some(None) => Content::Before,
             Some(Some(place)) => Content::At(place),
         };
         let fresh = matches!(how, Content::Fresh);
+        if let Content::At(place) = how {
+            self.seen.insert(key, Some(place));
+        }
         if fresh {
             self.seen.insert(key, None);
             self.pool.submit(bytes);
@@ -311,6 +329,7 @@ impl SnapshotWriter {
         self.stats.stored_bytes += u64::from(place.stored);
         self.volumes[volume].new_bytes += u64::from(place.stored);
         self.seen.insert((id, plain), Some(place));
+        self.index.stored(id, plain, place);
         Ok(place)
     }
 
@@ -326,6 +345,7 @@ impl SnapshotWriter {
             volumes.push(volume.finish(&mut self.packs)?);
         }
         self.packs.finish()?;
+        self.index.write();
         let commit = Commit {
             set: self.set,
             snapshot: random::uuid(),

@@ -24,6 +24,8 @@ pub(super) struct Session {
     /// The highest number taken in the set's history when the session began.
     base_seq: u64,
     checkpoint: Option<u64>,
+    /// A collector has been here: what lies outside the parent may be condemned, and this program cannot read verdicts.
+    pub collected: bool,
     ended: bool,
 }
 
@@ -80,6 +82,7 @@ impl Session {
                 tag: tag.to_string(),
                 base_seq: numbers.last,
                 checkpoint: numbers.checkpoint,
+                collected: epoch > 0,
                 ended: false,
             };
             // Both looks are needed, and after the record is there: without them a collector that began in between would
