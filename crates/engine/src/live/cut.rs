@@ -150,6 +150,8 @@ impl Cut {
             runs.clear();
             self.inner.allocation(ByteRange::new(at, size - at), &mut runs)?;
             for run in &runs {
+                // A gap in the answer would pass for a hole and lose what lies there.
+                assert!(run.range.start == at && run.range.len > 0, "an allocation answer has a gap at {at}");
                 let range = if run.zero { self.kept_in(run.range) } else { Some(run.range) };
                 if let Some(range) = range {
                     self.fate.check()?;
