@@ -310,6 +310,7 @@ fn fio_verifies_what_it_wrote() {
         "--iodepth=16",
         "--verify=crc32c",
         "--verify_fatal=1",
+        "--verify_state_save=0",
         "--serialize_overlap=1",
         "--fsync=50",
         "--thread",
