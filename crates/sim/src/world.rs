@@ -87,6 +87,8 @@ pub struct World {
     /// Handed over: the disks are the volumes.
     pub live: bool,
     backup: Option<Backup>,
+    /// A flush or write of some port was made to fail in this life.
+    pub faulty: bool,
     /// Backups that read what their instant held, and backups that were given up.
     pub backups: (u64, u64),
 }
@@ -178,6 +180,7 @@ impl World {
             power: false,
             live: false,
             backup: None,
+            faulty: false,
             backups: (0, 0),
         }
     }
@@ -214,11 +217,12 @@ impl World {
         match opened {
             Ok(set) => self.set = Some(set),
             Err(e) if e.kind == Kind::Cancelled || self.plan.is_dead() => return Err(End::Died),
+            Err(e) if self.faulty && matches!(e.kind, Kind::Failed | Kind::Full) => return Err(End::Died),
             Err(e) => return Err(End::Broken(format!("cannot be opened: {e:?}"))),
         }
         for v in 0..2 {
             let bytes = match self.read_all(v) {
-                Err(_) if self.plan.is_dead() => return Err(End::Died),
+                Err(_) if self.plan.is_dead() || self.faulty => return Err(End::Died),
                 r => r?,
             };
             let power = self.power;
@@ -342,12 +346,23 @@ impl World {
     }
     /// The machine goes down; what is in memory is lost.
     pub fn crash(&mut self, crash: Crash) {
+        self.crash_apart(crash, crash);
+    }
+    /// State folder and destinations lose different things: a destination whose flush failed has lost what was written
+    /// since its last good one though the process was only killed.
+    pub fn crash_apart(&mut self, state: Crash, disks: Crash) {
         self.backup = None;
+        // A log whose flush failed is cut at its last good one: what lay behind is lost, whatever the crash.
+        let failed = self.set.as_ref().and_then(|s| s.status().failed);
+        self.power |= failed.is_some_and(|f| f.contains("write log"));
+        self.faulty = false;
         self.set = None;
-        self.dir = self.dir.crash(crash);
-        self.disks = self.disks.iter().map(|d| d.crash(crash)).collect();
+        self.dir = self.dir.crash(state);
+        self.disks = self.disks.iter().map(|d| d.crash(disks)).collect();
         self.plan = Arc::new(FaultPlan::new());
-        self.power |= matches!(crash, Crash::Power { .. });
+        // Before the hand-over nothing is promised on behalf of a destination alone: the log still has it.
+        self.power |=
+            matches!(state, Crash::Power { .. }) || self.live && matches!(disks, Crash::Power { .. });
         self.sink = Arc::new(Sink::default());
         self.flying.clear();
         for h in &self.holders {
@@ -487,6 +502,10 @@ impl World {
     }
     fn background(&self, done: Result<()>) -> std::result::Result<(), End> {
         match done {
+            // A planned fault ends this life: the process is killed and started again.
+            Err(e) if self.faulty && e.kind == Kind::Failed => Err(End::Died),
+            // No space is waited out.
+            Err(e) if self.faulty && e.kind == Kind::Full => Ok(()),
             Err(e) if e.kind == Kind::Cancelled || self.plan.is_dead() => Err(End::Died),
             Err(e) => Err(End::Broken(format!("background work failed: {e:?}"))),
             Ok(()) => Ok(()),
@@ -597,6 +616,7 @@ impl World {
             // One log: a flush of one volume covers the set.
             Ok(()) => self.models.iter_mut().for_each(Model::flush),
             Err(e) if e.kind == Kind::Cancelled || self.plan.is_dead() => return Err(End::Died),
+            Err(e) if self.faulty && matches!(e.kind, Kind::Failed | Kind::Full) => return Err(End::Died),
             Err(e) => return Err(End::Broken(format!("flush failed: {e:?}"))),
         }
         Ok(())
@@ -618,6 +638,7 @@ impl World {
             // A dead machine answers nobody; what it said to itself does not count.
             (_, Err(_)) if self.plan.is_dead() => {}
             (_, Err(e)) if e.kind == Kind::Unavailable => {}
+            (_, Err(e)) if self.faulty && matches!(e.kind, Kind::Failed | Kind::Full) => {}
             (_, Err(e)) => return Err(End::Broken(format!("request {id} failed: {e:?}"))),
             (Asked::Write { range, fua }, Ok(_)) => self.models[f.volume].answer(id, range, fua),
             (Asked::Read { range, floors }, Ok(bytes)) => {
