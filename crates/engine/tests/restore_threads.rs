@@ -179,3 +179,47 @@ fn sixteen_tib_open_at_once() {
     // Generous: a machine may be busy. The target is 50 ms.
     assert!(first_byte < Duration::from_secs(2));
 }
+
+/// A measurement: 4 KiB overwrite and FLUSH, on a written file and through the write log, in turns so that a busy machine
+/// treats both alike. `cargo test -p rekindle-engine --test restore_threads flush_latency -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, not a check"]
+fn flush_latency() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = 64u64 << 20;
+    let plain = {
+        let path = dir.path().join("plain.raw");
+        std::fs::write(&path, vec![1; size as usize]).unwrap();
+        FileBlock::open(&path, &FileOptions::default()).unwrap()
+    };
+    plain.flush().unwrap();
+    let path = dir.path().join("disk.raw");
+    std::fs::File::create(&path).and_then(|f| f.set_len(size)).unwrap();
+    let g = Geometry::new(size, ExtentBytes::DEFAULT, 512, 4096).unwrap();
+    let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: g.extents() }], 3);
+    let state = RealDir::open(&dir.path().join("state")).unwrap();
+    let target = FileBlock::open(&path, &FileOptions::default()).unwrap();
+    let options = RestoreOptions::default();
+    let v = volume(&holder, target);
+    let set = RestoreSet::create(state, "shop", vec![v], options, Arc::new(SystemClock::new())).unwrap();
+    set.start(2).unwrap();
+    let restoring = set.volumes()[0].clone();
+    let mut times: [Vec<Duration>; 2] = Default::default();
+    let data = vec![7; 4096];
+    for i in 0..4000u64 {
+        let at = (i * 7919 % (size / 4096)) * 4096;
+        let devices: [&dyn Block; 2] = [&*plain, &*restoring];
+        for (device, times) in devices.iter().zip(&mut times) {
+            let began = Instant::now();
+            device.write_at(at, &data).unwrap();
+            device.flush().unwrap();
+            times.push(began.elapsed());
+        }
+    }
+    for (name, times) in ["plain file", "write log "].iter().zip(&mut times) {
+        times.sort();
+        let at = |p: usize| times[times.len() * p / 1000];
+        eprintln!("{name}: p50 {:?}  p90 {:?}  p99 {:?}  p99.9 {:?}", at(500), at(900), at(990), at(999));
+    }
+    set.stop().unwrap();
+}

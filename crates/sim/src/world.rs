@@ -647,6 +647,17 @@ impl World {
         }
         Ok(())
     }
+    /// Lets the mover move and settle what it can.
+    pub fn settle(&mut self) -> std::result::Result<(), End> {
+        let set = self.set.clone().expect("settled by a living process");
+        set.fetch(0, &[66, 67, 75, 80]);
+        for _ in 0..14 {
+            self.background(set.log_step().map(drop))?;
+            self.background(set.mover_step(true).map(drop))?;
+        }
+        self.collect()?;
+        if self.plan.is_dead() { Err(End::Died) } else { Ok(()) }
+    }
     /// Restores everything, empties the log, and compares the destinations, edges included, with the model.
     pub fn complete(&mut self) -> std::result::Result<(), End> {
         let set = self.set.clone().expect("completed by a living process");

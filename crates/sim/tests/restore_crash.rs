@@ -66,6 +66,49 @@ fn onto_a_used_disk() {
     check(seeds(1000..1040), Shape { used: true, ..Shape::default() });
 }
 
+/// One short history, and a power cut at every single operation of it, most in the midst of a write.
+fn at_every_operation(seed: u64, used: bool) {
+    let shape = Shape { size: (2 << 20) + (14 << 14), used, ..Shape::default() };
+    let history = |dies: Option<u64>| {
+        let mut world = World::new(shape, seed);
+        if let Some(k) = dies {
+            world.plan.die_within(k, k % 4 * 300);
+        }
+        let mut rng = Rng::new(seed);
+        let done = live(&mut world, &mut rng, 12).and_then(|()| {
+            // Settled, written again, settled again: what is durable is replaced, not made.
+            for _ in 0..3 {
+                world.settle()?;
+                (0..10).try_for_each(|_| world.step(&mut rng))?;
+            }
+            world.settle()
+        });
+        (world, done)
+    };
+    let (world, done) = history(None);
+    assert!(done.is_ok(), "seed {seed}: {done:?}");
+    let operations = world.plan.count();
+    assert!(operations > 60, "{operations}");
+    for k in 0..operations {
+        let (mut world, done) = history(Some(k));
+        if let Err(End::Broken(what)) = done {
+            panic!("seed {seed}, crash at {k}: {what}");
+        }
+        world.crash(Crash::Power { seed: k });
+        world.open().unwrap_or_else(|e| panic!("seed {seed}, crash at {k} of {operations}: {e:?}"));
+    }
+}
+
+#[test]
+fn a_power_cut_at_every_operation() {
+    at_every_operation(5, false);
+}
+
+#[test]
+fn a_power_cut_at_every_operation_onto_a_used_disk() {
+    at_every_operation(6, true);
+}
+
 /// A flush, write or other operation of some port fails once, anywhere; the process is killed and started again. A
 /// destination that failed a flush may have lost all it got since the last good one: the log still has it.
 fn faults(seed: u64) -> Result<(), String> {

@@ -1,0 +1,566 @@
+//! Goal: what a restoring set promises, one short story each. Method: ports in memory, every background step by hand.
+
+use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_engine::backup::Changed;
+use rekindle_engine::restore::{
+    Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, RestoreState, Settling, Step,
+    VolumeParts, clear, peek,
+};
+use rekindle_io::block::{
+    Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, Info, MemBlock, Op, Request,
+};
+use rekindle_io::clock::ManualClock;
+use rekindle_io::fault::{Crash, FaultOp, FaultPlan};
+use rekindle_io::holder::MemHolder;
+use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
+use rekindle_io::{Kind, Result};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const EXTENT: u64 = 16 << 10;
+const SIZE: u64 = 4 << 20;
+/// An extent in the midst of the destination, with data.
+const MID: u64 = 100;
+
+struct Bench {
+    plan: Arc<FaultPlan>,
+    dir: Arc<MemDir>,
+    disk: Arc<MemBlock>,
+    holder: Arc<MemHolder>,
+    clock: Arc<ManualClock>,
+    sink: Arc<Sink>,
+}
+
+#[derive(Default)]
+struct Sink {
+    came: Mutex<Vec<Completion>>,
+    gone: std::sync::atomic::AtomicBool,
+}
+impl CompletionSink for Sink {
+    fn complete(&self, c: Completion) {
+        self.came.lock().unwrap().push(c);
+    }
+    fn abandoned(&self) -> bool {
+        self.gone.load(std::sync::atomic::Ordering::SeqCst)
+    }
+}
+
+impl Bench {
+    fn new() -> Self {
+        let g = Geometry::new(SIZE, ExtentBytes::new(EXTENT).unwrap(), 512, 4096).unwrap();
+        Bench {
+            plan: Arc::new(FaultPlan::new()),
+            dir: MemDir::new(),
+            disk: MemBlock::new(SIZE),
+            holder: MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: 256 }], 1),
+            clock: Arc::new(ManualClock::default()),
+            sink: Arc::default(),
+        }
+    }
+    fn options() -> RestoreOptions {
+        let log =
+            LogLimits { segment_bytes: 64 << 10, bytes_max: 256 << 10, pieces_max: 300, block_bytes: 4096 };
+        let pace = MoverPace { move_after: Duration::ZERO, settle_after: Duration::ZERO };
+        RestoreOptions { log, pace, stall_limit: Duration::from_secs(10), ..RestoreOptions::default() }
+    }
+    fn parts(&self) -> VolumeParts {
+        let target = FaultyBlock::new(self.disk.clone(), self.plan.clone());
+        VolumeParts { holder: self.holder.clone(), target, fresh: true, usage: None, uncache: None }
+    }
+    fn state(&self) -> Arc<dyn LogDir> {
+        FaultyDir::new(self.dir.clone(), self.plan.clone())
+    }
+    fn create(&self) -> Arc<RestoreSet> {
+        let v = NewVolume {
+            name: "data".into(),
+            volume: Uuid([5; 16]),
+            origin: Some((Uuid([6; 16]), Generation(3))),
+            destination: "/dev/disk".into(),
+            parts: self.parts(),
+        };
+        RestoreSet::create(self.state(), "shop", vec![v], Self::options(), self.clock.clone()).unwrap()
+    }
+    fn resume(&self) -> Result<Arc<RestoreSet>> {
+        RestoreSet::resume(self.state(), Self::options(), self.clock.clone(), |_| Ok(self.parts()))
+    }
+    fn truth(&self, extent: u64) -> Vec<u8> {
+        let mut out = vec![0; EXTENT as usize];
+        self.holder.truth(extent, &mut out);
+        out
+    }
+    fn read(&self, set: &RestoreSet, token: u64, at: u64, len: usize) -> Option<Result<Vec<u8>>> {
+        let mut buf = vec![0; len];
+        let mut answers = Vec::new();
+        let sink: Arc<dyn CompletionSink> = self.sink.clone();
+        let mut batch = [Request { token, offset: at, op: Op::Read(&mut buf) }];
+        set.volumes()[0].submit(&mut batch, &mut answers, &sink);
+        match answers.pop().unwrap() {
+            Answer::Done(r) => Some(r.map(|()| buf)),
+            Answer::Later => None,
+        }
+    }
+    fn write(&self, set: &RestoreSet, token: u64, at: u64, data: &[u8]) -> Option<Result<()>> {
+        let mut answers = Vec::new();
+        let sink: Arc<dyn CompletionSink> = self.sink.clone();
+        let mut batch = [Request { token, offset: at, op: Op::Write { data, fua: false } }];
+        set.volumes()[0].submit(&mut batch, &mut answers, &sink);
+        match answers.pop().unwrap() {
+            Answer::Done(r) => Some(r),
+            Answer::Later => None,
+        }
+    }
+    fn came(&self) -> Vec<Completion> {
+        std::mem::take(&mut *self.sink.came.lock().unwrap())
+    }
+}
+
+/// Steps the mover and the log until nothing is left to do.
+fn settle(set: &RestoreSet) {
+    for _ in 0..200 {
+        set.log_step().unwrap();
+        set.mover_step(true).unwrap();
+        if set.is_settled() {
+            return;
+        }
+    }
+}
+
+fn fill(set: &RestoreSet) {
+    set.fetch(0, &(0..256).collect::<Vec<_>>());
+    assert!(set.is_complete());
+}
+
+#[test]
+fn one_fetch_however_many_wait() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.hold();
+    for token in 0..5 {
+        assert!(b.read(&set, token, MID * EXTENT + token * 512, 512).is_none());
+    }
+    assert_eq!((b.holder.fetches_of(MID), set.status().reads_waiting), (1, 5));
+    b.holder.release(1);
+    let came = b.came();
+    assert_eq!(came.len(), 5);
+    for c in came {
+        let at = c.token as usize * 512;
+        assert_eq!(c.result.unwrap(), b.truth(MID)[at..at + 512]);
+    }
+    // It is here now: read at once, from the destination.
+    assert_eq!(b.read(&set, 9, MID * EXTENT, 512).unwrap().unwrap(), b.truth(MID)[..512]);
+    assert_eq!(b.holder.fetches_of(MID), 1);
+}
+
+#[test]
+fn a_read_mixes_log_destination_and_holder() {
+    let b = Bench::new();
+    let set = b.create();
+    assert_eq!(set.fetch(0, &[MID]), 1);
+    b.write(&set, 1, (MID + 1) * EXTENT - 512, &[7; 1024]).unwrap().unwrap();
+    let got = b.read(&set, 2, MID * EXTENT, 2 * EXTENT as usize).unwrap().unwrap();
+    let mut want = [b.truth(MID), b.truth(MID + 1)].concat();
+    want[EXTENT as usize - 512..EXTENT as usize + 512].fill(7);
+    assert!(got == want);
+}
+
+#[test]
+fn a_write_over_a_whole_extent_cancels_its_fetch_in_part_it_waits_for_it() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.hold();
+    set.fetch(0, &[MID, MID + 1]);
+    b.write(&set, 1, MID * EXTENT, &[3; EXTENT as usize]).unwrap().unwrap();
+    b.write(&set, 2, (MID + 1) * EXTENT + 512, &[4; 512]).unwrap().unwrap();
+    settle(&set);
+    assert!(
+        !set.is_absent(0, MID) && set.status().volumes[0].absent == 255,
+        "covered whole: moved without a fetch"
+    );
+    b.holder.release(2);
+    assert_eq!(b.read(&set, 3, MID * EXTENT, 512).unwrap().unwrap(), [3; 512]);
+    settle(&set);
+    let mut want = b.truth(MID + 1);
+    want[512..1024].fill(4);
+    assert!(set.is_settled());
+    let mut got = vec![0; EXTENT as usize];
+    b.disk.read_at((MID + 1) * EXTENT, &mut got).unwrap();
+    assert!(got == want, "fetched, merged, written");
+}
+
+#[test]
+fn trims_and_zeros_of_whole_extents_need_no_fetch() {
+    let b = Bench::new();
+    let set = b.create();
+    set.volumes()[0].trim_at(MID * EXTENT, 3 * EXTENT).unwrap();
+    set.volumes()[0].zero_at((MID + 9) * EXTENT, EXTENT).unwrap();
+    b.holder.set_available(false);
+    settle(&set);
+    assert!(set.is_settled());
+    for e in [MID, MID + 2, MID + 9] {
+        assert_eq!(b.read(&set, 1, e * EXTENT, EXTENT as usize).unwrap().unwrap(), vec![0; EXTENT as usize]);
+    }
+    assert_eq!((b.holder.fetches(), set.status().volumes[0].absent), ((0, 0), 252));
+}
+
+#[test]
+fn a_holder_that_is_away_stalls_reads_until_the_limit() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.set_available(false);
+    assert!(b.read(&set, 1, MID * EXTENT, 512).is_none());
+    assert_eq!(set.status().state, RestoreState::Stalled);
+    // Everything that needs no fetch goes on.
+    b.write(&set, 2, MID * EXTENT, &[1; 512]).unwrap().unwrap();
+    assert_eq!(b.read(&set, 3, MID * EXTENT, 512).unwrap().unwrap(), [1; 512]);
+    b.clock.advance(Duration::from_secs(5));
+    set.timer_step();
+    assert!(b.came().is_empty());
+    b.holder.set_available(true);
+    b.clock.advance(Duration::from_secs(4));
+    set.timer_step();
+    let came = b.came();
+    assert_eq!(came.len(), 1, "tried again, and back");
+    // A read keeps what it had resolved when it began.
+    assert_eq!(came[0].result.as_ref().unwrap()[..], b.truth(MID)[..512]);
+    b.holder.set_available(false);
+    assert!(b.read(&set, 4, (MID + 50) * EXTENT, 512).is_none());
+    b.clock.advance(Duration::from_secs(11));
+    set.timer_step();
+    assert_eq!(b.came().pop().unwrap().result.unwrap_err().kind, Kind::Unavailable);
+}
+
+#[test]
+fn a_damaged_frame_is_an_error_and_never_data() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.set_damaged(MID, true);
+    assert_eq!(b.read(&set, 1, MID * EXTENT, 512).unwrap().unwrap_err().kind, Kind::Corrupt);
+    assert!(set.is_absent(0, MID) && set.status().trouble.unwrap().contains("authentication"));
+    b.holder.set_damaged(MID, false);
+    assert_eq!(b.read(&set, 2, MID * EXTENT, 512).unwrap().unwrap(), b.truth(MID)[..512]);
+}
+
+#[test]
+fn a_full_log_makes_writes_wait_in_order_and_flush_not_at_all() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.set_available(false);
+    let mut token = 0;
+    // Parts of absent extents: nothing of it can leave the log.
+    let waited = loop {
+        token += 1;
+        set.log_step().unwrap();
+        match b.write(&set, token, (MID + token) * EXTENT + 512, &[token as u8; 8192]) {
+            Some(done) => done.unwrap(),
+            None => break token,
+        }
+        assert!(token < 60, "the log is bounded");
+    };
+    let place = (MID + waited) * EXTENT + 512;
+    assert!(b.write(&set, 1000, place, &[0xaa; 512]).is_none(), "behind the one it overlaps");
+    // The last eighth is for writes that can leave the log without the backup.
+    b.write(&set, 1001, EXTENT * 30, &[0xbb; EXTENT as usize])
+        .or_else(|| b.came().pop().map(|_| Ok(())))
+        .unwrap()
+        .unwrap();
+    set.volumes()[0].flush().unwrap();
+    assert_eq!(set.status().writes_waiting, 2);
+    b.holder.set_available(true);
+    for _ in 0..100 {
+        b.clock.advance(Duration::from_secs(1));
+        set.log_step().unwrap();
+        set.mover_step(false).unwrap();
+    }
+    let tokens: Vec<u64> = b.came().iter().map(|c| c.token).collect();
+    assert_eq!(tokens, [waited, 1000], "let in, in order, when the mover had made room");
+    let got = b.read(&set, 2000, place, 1024).unwrap().unwrap();
+    assert_eq!((got[0], got[512]), (0xaa, waited as u8));
+}
+
+#[test]
+fn a_waiting_write_of_a_dead_connection_is_dropped() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.set_available(false);
+    let mut token = 0;
+    while b.write(&set, token, (MID + token) * EXTENT + 512, &[1; 8192]).is_some() {
+        set.log_step().unwrap();
+        token += 1;
+    }
+    b.sink.gone.store(true, std::sync::atomic::Ordering::SeqCst);
+    b.holder.set_available(true);
+    for _ in 0..100 {
+        b.clock.advance(Duration::from_secs(1));
+        set.log_step().unwrap();
+        set.mover_step(false).unwrap();
+    }
+    assert_eq!((set.status().writes_waiting, b.came().len()), (0, 0));
+    let got = b.read(&set, 2000, (MID + token) * EXTENT + 512, 512).unwrap().unwrap();
+    assert_eq!(got, b.truth(MID + token)[512..1024], "nothing lands later on its own");
+}
+
+#[test]
+fn a_failed_flush_of_the_log_is_final_and_said_after_reopening() {
+    let b = Bench::new();
+    let set = b.create();
+    let device = set.volumes()[0].clone();
+    device.write_at(MID * EXTENT, &[1; 512]).unwrap();
+    device.flush().unwrap();
+    device.write_at(MID * EXTENT, &[2; 512]).unwrap();
+    b.plan.fail_next(FaultOp::Sync, Kind::Failed);
+    assert_eq!(device.flush().unwrap_err().kind, Kind::Failed);
+    assert_eq!(device.flush().unwrap_err().kind, Kind::Failed, "never tried again");
+    assert_eq!(device.write_at(0, &[2; 512]).unwrap_err().kind, Kind::Failed);
+    assert_eq!(set.status().state, RestoreState::Failed);
+    drop((set, device));
+    let set = b.resume().unwrap();
+    assert!(set.status().lost_after_failed_flush);
+    assert_eq!(b.read(&set, 1, MID * EXTENT, 512).unwrap().unwrap(), [1; 512], "cut at the last good flush");
+    drop(set);
+    assert!(!b.resume().unwrap().status().lost_after_failed_flush, "said once");
+}
+
+#[test]
+fn a_half_restored_destination_is_no_volume() {
+    let b = Bench::new();
+    let set = b.create();
+    assert_eq!(b.disk.bytes(), vec![0; SIZE as usize], "nothing is written before the first data");
+    fill(&set);
+    b.write(&set, 1, 0, &[9; 512]).unwrap().unwrap();
+    settle(&set);
+    let bytes = b.disk.bytes();
+    assert!(
+        bytes.starts_with(b"rekindle: this is not a volume yet")
+            && bytes[4096..1 << 20].iter().all(|b| *b == 0)
+    );
+    assert!(
+        bytes[SIZE as usize - (1 << 20)..].iter().all(|b| *b == 0),
+        "the tail of a GPT is not there either"
+    );
+    assert_eq!(b.read(&set, 2, 0, 512).unwrap().unwrap(), [9; 512]);
+    struct AsIs;
+    impl Adopt for AsIs {
+        fn adopt(&self, v: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+            assert_eq!(v[0].marks, [(ExtentRange { start: 0, end: 1 }, Generation(1))]);
+            assert_eq!((v[0].origin, v[0].generation), (Some((Uuid([6; 16]), Generation(3))), Generation(1)));
+            Ok(v.into_iter().map(|s| s.device).collect())
+        }
+    }
+    assert_eq!(set.hand_over(&AsIs, false).unwrap_err().kind, Kind::Busy, "not before verification");
+    set.hand_over(&AsIs, true).unwrap();
+    let mut head = b.truth(0);
+    head[..512].fill(9);
+    assert!(b.disk.bytes()[..EXTENT as usize] == head[..] && b.disk.bytes().ends_with(&b.truth(255)));
+    assert_eq!(peek(&*b.dir).unwrap().unwrap().phase, Phase::Live);
+    assert_eq!(b.resume().map(drop).unwrap_err().kind, Kind::Exists);
+    clear(&*b.dir).unwrap();
+    assert!(peek(&*b.dir).unwrap().is_none() && b.dir.names().unwrap().is_empty());
+}
+
+#[test]
+fn a_hand_over_that_cannot_be_adopted_goes_on_restoring() {
+    let b = Bench::new();
+    let set = b.create();
+    fill(&set);
+    struct No;
+    impl Adopt for No {
+        fn adopt(&self, _: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+            Err(rekindle_io::Error::new(Kind::Full, "no space for the live state"))
+        }
+    }
+    assert_eq!(set.hand_over(&No, true).unwrap_err().kind, Kind::Full);
+    b.write(&set, 1, MID * EXTENT, &[8; 512]).unwrap().unwrap();
+    settle(&set);
+    assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume"), "the label is back");
+    assert_eq!(b.read(&set, 2, 0, 512).unwrap().unwrap(), b.truth(0)[..512]);
+    let set = {
+        drop(set);
+        b.resume().unwrap()
+    };
+    assert_eq!(b.read(&set, 3, MID * EXTENT, 512).unwrap().unwrap(), [8; 512]);
+}
+
+#[test]
+fn only_one_restore_a_folder_and_only_the_same_moment_resumes() {
+    let b = Bench::new();
+    let set = b.create();
+    let again = NewVolume {
+        name: "data".into(),
+        volume: Uuid([5; 16]),
+        origin: None,
+        destination: "x".into(),
+        parts: b.parts(),
+    };
+    let refused = RestoreSet::create(b.state(), "shop", vec![again], Bench::options(), b.clock.clone());
+    assert_eq!(refused.map(drop).unwrap_err().kind, Kind::Exists);
+    drop(set);
+    let other = Bench::new();
+    let resumed = RestoreSet::resume(b.state(), Bench::options(), b.clock.clone(), |_| Ok(other.parts()));
+    assert_eq!(resumed.map(drop).unwrap_err().kind, Kind::Invalid);
+    let nothing = RestoreSet::resume(MemDir::new(), Bench::options(), b.clock.clone(), |_| Ok(b.parts()));
+    assert_eq!(nothing.map(drop).unwrap_err().kind, Kind::Gone);
+}
+
+#[test]
+fn a_destination_that_cannot_carry_the_volume_is_refused() {
+    let b = Bench::new();
+    let with = |target: Arc<dyn Block>| {
+        let v = NewVolume {
+            name: "data".into(),
+            volume: Uuid([5; 16]),
+            origin: None,
+            destination: "/dev/disk".into(),
+            parts: VolumeParts { target, ..b.parts() },
+        };
+        RestoreSet::create(MemDir::new(), "shop", vec![v], Bench::options(), b.clock.clone()).map(drop)
+    };
+    assert_eq!(with(MemBlock::new(SIZE - 512)).unwrap_err().kind, Kind::Invalid);
+    let large_blocks = Info { logical_block: 4096, ..b.disk.info() };
+    assert_eq!(with(MemBlock::with_info(large_blocks)).unwrap_err().kind, Kind::Invalid);
+    with(MemBlock::new(SIZE + (1 << 20))).unwrap();
+}
+
+#[test]
+fn a_backup_while_restoring_reads_its_instant_and_nothing_it_need_not() {
+    let b = Bench::new();
+    let set = b.create();
+    b.write(&set, 1, MID * EXTENT + 512, &[1; 512]).unwrap().unwrap();
+    let instant = set.instant().unwrap();
+    assert_eq!(set.instant().map(drop).unwrap_err().kind, Kind::Busy);
+    b.write(&set, 2, MID * EXTENT + 512, &[2; 512]).unwrap().unwrap();
+    b.write(&set, 3, 7 * EXTENT, &[2; 512]).unwrap().unwrap();
+    settle(&set);
+    let volume = instant.volumes()[0];
+    let Changed::Since { marked, compare } = volume.changed(Uuid([6; 16]), Generation(3)) else {
+        panic!("known")
+    };
+    assert!(compare.is_empty() && marked.contains(&ExtentRange { start: MID, end: MID + 1 }));
+    assert!(matches!(volume.changed(Uuid([7; 16]), Generation(3)), Changed::CompareAll(_)));
+    let mut got = vec![0; EXTENT as usize];
+    volume.read(MID, &mut got).unwrap();
+    let mut want = b.truth(MID);
+    want[512..1024].fill(1);
+    assert!(got == want);
+    let identity = volume.identity();
+    assert_eq!(identity.generation, Generation(1));
+    assert_eq!(volume.next_data(0).unwrap(), Some(ByteRange::new(0, SIZE)));
+    drop(instant);
+    // The next one is incremental to it.
+    let instant = set.instant().unwrap();
+    let changed = instant.volumes()[0].changed(identity.tracking, identity.generation);
+    let expected = vec![ExtentRange { start: 7, end: 8 }, ExtentRange { start: MID, end: MID + 1 }];
+    assert_eq!(changed, Changed::Since { marked: expected, compare: Vec::new() });
+    drop(instant);
+    // Also after a crash.
+    drop(set);
+    let after = Bench { dir: b.dir.crash(Crash::Kill), disk: b.disk.crash(Crash::Kill), ..b };
+    let set = after.resume().unwrap();
+    let instant = set.instant().unwrap();
+    let Changed::Since { marked, .. } = instant.volumes()[0].changed(identity.tracking, identity.generation)
+    else {
+        panic!("known")
+    };
+    assert!(marked.contains(&ExtentRange { start: 7, end: 8 }));
+}
+
+#[test]
+fn no_space_for_the_state_is_waited_out() {
+    let b = Bench::new();
+    let set = b.create();
+    b.write(&set, 1, MID * EXTENT, &[1; EXTENT as usize]).unwrap().unwrap();
+    let mut full = 0;
+    for _ in 0..40 {
+        // The fourth write of a settling is a state page; any of them may find no space.
+        b.plan.fail_next(FaultOp::Write, Kind::Full);
+        match set.mover_step(true) {
+            Ok(Step::Idle) if set.status().trouble.is_some() => full += 1,
+            _ => {}
+        }
+    }
+    b.plan.heal();
+    settle(&set);
+    assert!(full > 0 && set.is_settled() && set.status().state != RestoreState::Failed, "{:?}", set.status());
+    assert_eq!(set.status().trouble, None);
+}
+
+#[test]
+fn an_instant_keeps_the_space_it_reads_from() {
+    let b = Bench::new();
+    let set = b.create();
+    let fresh = |round: u8| {
+        for i in 0..10u64 {
+            set.log_step().unwrap();
+            let data = vec![round * 16 + i as u8 + 1; EXTENT as usize];
+            for at in (0..EXTENT).step_by(4096) {
+                let part = &data[at as usize..at as usize + 4096];
+                b.write(&set, 1, (MID + i) * EXTENT + at, part).unwrap().unwrap();
+            }
+            settle(&set);
+        }
+    };
+    for i in 0..10u64 {
+        b.write(&set, 1, (MID + i) * EXTENT, &[1; 8192]).unwrap().unwrap();
+        set.log_step().unwrap();
+    }
+    let instant = set.instant().unwrap();
+    // Everything up to the instant leaves the log; its files would be used again now.
+    set.fetch(0, &(MID..MID + 10).collect::<Vec<_>>());
+    settle(&set);
+    fresh(1);
+    fresh(2);
+    let mut got = vec![0; EXTENT as usize];
+    for i in 0..10 {
+        let read = instant.volumes()[0].read(MID + i, &mut got);
+        if instant.intact().is_err() {
+            // Given up is fair, wrong is not.
+            assert_eq!(read.unwrap_err().kind, Kind::Full);
+            continue;
+        }
+        read.unwrap();
+        let mut want = b.truth(MID + i);
+        want[..8192].fill(1);
+        assert!(got == want, "extent {i}");
+    }
+}
+
+#[test]
+fn a_record_that_hides_another_is_durable_before_that_one_is_gone() {
+    for k in 0..14 {
+        let b = Bench::new();
+        let set = b.create();
+        let place = MID * EXTENT + 512;
+        // Part of an absent extent, promised; then so much that its segment is full and all else in it can be moved.
+        b.write(&set, 1, place, &[1; 512]).unwrap().unwrap();
+        set.volumes()[0].flush().unwrap();
+        for i in 1..6 {
+            set.log_step().unwrap();
+            for at in (0..EXTENT).step_by(8192) {
+                b.write(&set, 2, (MID + i) * EXTENT + at, &[3; 8192]).unwrap().unwrap();
+            }
+        }
+        for _ in 0..k {
+            set.mover_step(true).unwrap();
+        }
+        // Hidden by one that no flush covers.
+        b.write(&set, 3, place, &[2; 512]).unwrap().unwrap();
+        for _ in 0..14 {
+            set.mover_step(false).unwrap();
+        }
+        drop(set);
+        for seed in 0..6 {
+            let crash = Crash::Power { seed };
+            let after = Bench {
+                dir: b.dir.crash(crash),
+                disk: b.disk.crash(crash),
+                holder: b.holder.clone(),
+                ..Bench::new()
+            };
+            let set = after.resume().unwrap();
+            let got = after.read(&set, 4, place, 512).unwrap().unwrap();
+            assert!(
+                got == [1; 512] || got == [2; 512],
+                "after {k} steps, seed {seed}: what was flushed is gone"
+            );
+        }
+    }
+}
