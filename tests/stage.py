@@ -218,9 +218,10 @@ class Rekindle:
         return Process(self.stage, name, REKINDLE, *args, env=self.env)
 
     def refused(self, *args, code, says):
-        """A verb that must refuse with this exit code and name this cause."""
+        """A verb that must refuse with this exit code (or one of these) and name this cause."""
         done = self(*args, check=False)
-        expect(done.returncode == code, f"{args}: exit {done.returncode}, expected {code}: {done.stdout}{done.stderr}")
+        codes = code if isinstance(code, tuple) else (code,)
+        expect(done.returncode in codes, f"{args}: exit {done.returncode}, expected {codes}: {done.stdout}{done.stderr}")
         for word in [says] if isinstance(says, str) else says:
             expect(word.lower() in done.stderr.lower(), f"{args}: does not say {word!r}: {done.stderr}")
         return done

@@ -18,7 +18,7 @@ from guests import BLOCK, connect, make_image
 from stage import MIB, Process, Rekindle, Stage, expect, need, need_root, run, say, until
 
 BLOCKS = 32 * MIB // BLOCK
-DONE, FAILED, USAGE, NO_REPO, BUSY, PASSWORD, REFUSED, INTERRUPTED = 0, 1, 2, 10, 11, 12, 14, 130
+DONE, FAILED, USAGE, NO_REPO, BUSY, PASSWORD, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 10, 11, 12, 14, 124, 130
 
 
 class Case:
@@ -149,12 +149,12 @@ def a_disk_that_shrank(c):
     server = c.serve()
     c.rekindle("backup", "shop")
     server.stop()
+    whole = c.path / "whole.raw"
+    shutil.copyfile(c.image, whole)
     os.truncate(c.image, BLOCKS * BLOCK // 2)
-    server = c.serve()
-    c.rekindle("backup", "shop")
-    server.stop()
-    c.newest_equals(c.image)
-    expect("shop" in c.rekindle("timeline", "shop").stdout, "no timeline")
+    c.rekindle.refused("serve", "shop", c.image, *c.listen, code=(FAILED, REFUSED), says=str(c.image))
+    expect(os.path.getsize(c.image) == BLOCKS * BLOCK // 2, "the refused disk was touched")
+    c.newest_equals(whole)
 
 
 def a_state_directory_older_than_the_disk(c):
@@ -195,14 +195,14 @@ def no_state_directory_at_all(c):
 def a_destination_with_larger_logical_blocks(c):
     c.backed_up()
     device = c.loop("-b", "4096")
-    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=REFUSED, says=[device, "4096"])
-    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", *c.listen, code=REFUSED, says=device)
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=(FAILED, REFUSED), says=[device, "4096"])
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", *c.listen, code=(FAILED, REFUSED), says=device)
 
 
 def a_destination_that_is_too_small(c):
     c.backed_up()
     device = c.loop(size=31 * MIB)
-    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=REFUSED, says=device)
+    c.rekindle.refused("restore", "shop@latest", "--to", device, "--yes", "shop", code=(FAILED, REFUSED), says=device)
 
 
 def a_destination_that_is_mounted(c):
@@ -355,7 +355,7 @@ def unknown_names(c):
         done = c.rekindle("restore", moment, "--to", c.path / "x", check=False)
         expect(done.returncode != 0 and done.stderr.strip(), f"{moment}: {done.returncode} {done.stderr}")
         expect(not (c.path / "x").exists(), f"{moment}: a refused restore left a file")
-    c.rekindle.refused("wait", "nosuch", "--for=live", "--timeout", "1s", code=FAILED, says="nosuch")
+    c.rekindle.refused("wait", "nosuch", "--for=live", "--timeout", "1s", code=(FAILED, TIMED_OUT), says="nosuch")
 
 
 def damaged_packs(c):
@@ -412,7 +412,7 @@ def clients_that_send_garbage(c):
         except (OSError, TimeoutError):
             pass
         client.close()
-        expect(bytes(other.pread(8, 0)) == struct.pack("<Q", 1), "another client is not served any more")
+        expect(bytes(other.pread(512, 0)[:8]) == struct.pack("<Q", 1), "another client is not served any more")
 
 
 def cases():
