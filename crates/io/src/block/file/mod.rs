@@ -152,6 +152,9 @@ fn open_file(path: &Path, place: &str, is_device: bool, o: &FileOptions) -> Resu
 fn info(file: &File, place: &str, is_device: bool, o: &FileOptions) -> Result<Info> {
     let os = |e: &std::io::Error| Error::os(place, e);
     let size = rustix::fs::seek(file, rustix::fs::SeekFrom::End(0)).map_err(|e| os(&e.into()))?;
+    if is_device && !o.read_only && sys::is_read_only(file) {
+        return Err(Error::new(Kind::ReadOnly, format!("{place} is set read-only")));
+    }
     let (logical_block, physical_block) = if is_device {
         sys::block_sizes(file, place)?
     } else {

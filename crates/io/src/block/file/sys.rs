@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 // <linux/fs.h>; libc does not name them on every target.
 const BLKDISCARD: libc::Ioctl = 0x1277;
+const BLKROGET: libc::Ioctl = 0x125e;
 const BLKROTATIONAL: libc::Ioctl = 0x127e;
 
 /// Discards a range of a block device. What it reads as afterwards is the device's business.
@@ -14,6 +15,14 @@ pub(super) fn discard(device: &File, offset: u64, len: u64) -> std::io::Result<(
     // SAFETY: BLKDISCARD reads two u64 through the pointer, which is valid for the call.
     let r = unsafe { libc::ioctl(device.as_raw_fd(), BLKDISCARD, range.as_ptr()) };
     if r == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Whether a block device is set read-only. root may open such a one for writing; the writes fail.
+pub(super) fn is_read_only(device: &File) -> bool {
+    let mut value: libc::c_int = 0;
+    // SAFETY: BLKROGET writes one int through the pointer, which is valid for the call.
+    let r = unsafe { libc::ioctl(device.as_raw_fd(), BLKROGET, &raw mut value) };
+    r == 0 && value != 0
 }
 
 /// Whether a block device says it is a spinning disk.
