@@ -38,6 +38,10 @@ impl ColdStart {
     pub fn expect(&mut self) {
         self.left = FIRST_REQUESTS;
     }
+    /// The owner said that the guest starts now: its first boot reads are part of that start, not another one.
+    pub fn told(&mut self) {
+        *self = ColdStart::default();
+    }
     /// Requests have to be shown to [`ColdStart::request`]: otherwise the hot path need not bother.
     pub fn is_armed(&self) -> bool {
         self.left > 0

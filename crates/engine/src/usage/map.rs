@@ -128,7 +128,8 @@ impl UsageMap {
             summary_due: false,
             untouched: false,
         };
-        Ok(Arc::new(UsageMap {
+        let is_new = state.opened == Opened::New;
+        let map = UsageMap {
             geometry,
             volume,
             touches,
@@ -136,7 +137,12 @@ impl UsageMap {
             started_cold: AtomicBool::new(false),
             watch: Mutex::default(),
             state: Mutex::new(state),
-        }))
+        };
+        if is_new {
+            // Whoever connects to a volume that was never served has nothing of it in memory.
+            map.expect_cold_start();
+        }
+        Ok(Arc::new(map))
     }
     /// A panic elsewhere leaves at worst counts that fall short.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -354,6 +360,8 @@ impl UsageMap {
         self.cold_start_in(&mut self.state());
     }
     fn cold_start_in(&self, s: &mut State) {
+        self.watch().detector.told();
+        self.armed.store(false, Relaxed);
         self.rank_entered(s);
         self.fold(s, usize::MAX);
         if s.untouched {
@@ -380,6 +388,8 @@ impl UsageMap {
         let cold_starts = from.cold_starts.max(own.cold_starts);
         let tick = from.tick.saturating_add(own.tick);
         s.summary = Summary { cold_starts, tick, ..own };
+        self.watch().detector.told();
+        self.armed.store(false, Relaxed);
         self.touches.clear_read();
         self.touches.set_tracing(true);
         begin_trace(s);
@@ -456,7 +466,7 @@ fn begin_trace(s: &mut State) {
     s.untouched = true;
     tracing::debug!(volume = %s.summary.volume, cold_starts = s.summary.cold_starts, "cold start");
 }
-/// A volume that was never served before is seen from its first request on: that is a start, as far as we can know.
+/// No start was seen yet: what is touched is in the set, late, and goes by score.
 fn new_summary(volume: Uuid) -> Summary {
-    Summary { volume, map: random::uuid(), ..Summary::default() }
+    Summary { volume, map: random::uuid(), since_start_ms: TRACE_MS, ..Summary::default() }
 }

@@ -24,6 +24,7 @@ impl World {
         let dir = MemDir::new();
         let map = UsageMap::open(&*dir, "usage", VOLUME, geometry(extents)).unwrap();
         map.served(Duration::ZERO);
+        map.cold_start();
         World { dir, map, now: Duration::ZERO }
     }
     fn reopen(&mut self) {
@@ -114,7 +115,7 @@ fn a_cold_start_is_seen_after_a_quiet_minute_and_ranks_what_follows() {
     w.write(8);
     w.serve(2_000);
     let f = w.facts();
-    assert_eq!(w.map.summary().cold_starts, 1);
+    assert_eq!(w.map.summary().cold_starts, 2);
     assert_eq!(
         (f[&0].rank(), f[&139].rank(), f[&125].rank(), f[&100].rank()),
         (Some(0), Some(0), Some(0), Some(2))
@@ -124,6 +125,22 @@ fn a_cold_start_is_seen_after_a_quiet_minute_and_ranks_what_follows() {
     let hot = w.map.hot_list(Order::Auto, &[], 100).unwrap();
     assert_eq!((hot.len(), hot.last()), (43, Some(&8)));
     assert!(hot[..16].iter().all(|e| *e == 0 || (124..140).contains(e)), "{hot:?}");
+}
+
+#[test]
+fn a_new_volume_traces_from_its_first_boot_read_on() {
+    let dir = MemDir::new();
+    let map = UsageMap::open(&*dir, "usage", VOLUME, geometry(100)).unwrap();
+    let read = |e: u64| map.read(ByteRange::new(e * EXTENT, 512));
+    read(99);
+    map.served(Duration::ZERO);
+    read(98);
+    assert_eq!(map.summary().cold_starts, 0);
+    assert_eq!(facts(&map)[&98].rank(), Some(LATE), "whoever goes on where nobody looked: by score");
+    read(0);
+    read(50);
+    let f = facts(&map);
+    assert_eq!((map.summary().cold_starts, f[&50].rank(), f[&98].rank()), (1, Some(0), None));
 }
 
 #[test]
@@ -139,7 +156,7 @@ fn a_restart_of_the_server_is_no_cold_start_and_does_not_break_the_trace() {
     let f = w.facts();
     assert_eq!(w.map.opened(), Opened::Kept);
     assert_eq!((f[&0].rank(), f[&57].rank(), f[&2999].rank()), (Some(0), Some(1), Some(2)));
-    assert_eq!(w.map.summary().cold_starts, 0);
+    assert_eq!(w.map.summary().cold_starts, 1);
 }
 
 #[test]
@@ -291,15 +308,20 @@ fn a_report_costs_nanoseconds() {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 33) % (1 << 24) * 4096
     };
-    let rounds = 5_000_000;
-    let began = std::time::Instant::now();
+    // Time on the processor, not on the wall: others may be at work.
+    let cpu_ns = || -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    let rounds = 5_000_000u32;
+    let began = cpu_ns();
     let sum: u64 = (0..rounds).map(|_| std::hint::black_box(random())).fold(0, u64::wrapping_add);
-    let base = began.elapsed();
+    let base = cpu_ns() - began;
     for (what, mask) in [("over 64 GiB", u64::MAX), ("over 256 MiB", (256 << 20) - 1)] {
         (0..rounds).for_each(|_| w.map.read(ByteRange::new(random() & mask, 4096)));
-        let began = std::time::Instant::now();
+        let began = cpu_ns();
         (0..rounds).for_each(|_| w.map.read(ByteRange::new(std::hint::black_box(random() & mask), 4096)));
-        let cost = began.elapsed().saturating_sub(base).as_nanos() as f64 / f64::from(rounds);
+        let cost = (cpu_ns() - began).saturating_sub(base) as f64 / f64::from(rounds);
         println!("usage: {cost:.1} ns a random 4 KiB read {what} ({sum:x})");
         assert!(cost < 100.0, "{cost} ns");
     }
@@ -333,10 +355,10 @@ fn a_start_told_twice_is_one() {
     w.map.cold_start();
     w.serve_nothing();
     w.map.cold_start();
-    assert_eq!((w.map.summary().cold_starts, w.facts()[&9].rank_before()), (1, Some(0)));
+    assert_eq!((w.map.summary().cold_starts, w.facts()[&9].rank_before()), (2, Some(0)));
     w.read(10);
     w.map.cold_start();
-    assert_eq!((w.map.summary().cold_starts, w.facts()[&9].rank_before()), (2, None));
+    assert_eq!((w.map.summary().cold_starts, w.facts()[&9].rank_before()), (3, None));
 }
 impl World {
     fn serve_nothing(&self) {
