@@ -1,5 +1,7 @@
 //! Goal: what a restoring set promises, one short story each. Method: ports in memory, every background step by hand.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
+
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_engine::backup::Changed;
 use rekindle_engine::restore::{

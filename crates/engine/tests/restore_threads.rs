@@ -2,6 +2,8 @@
 //! Method: every guest thread owns every n-th block of 512 bytes, so that it knows what it must read; neighbours share
 //! extents, so the claims are contended. And: a volume of 16 TiB opens at once.
 
+#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
+
 use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_engine::restore::{
     Adopt, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, Verifier, VolumeParts,

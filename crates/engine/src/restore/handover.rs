@@ -103,6 +103,12 @@ impl RestoreSet {
         let log_bytes = parts.log.used();
         // Whoever asks from now on waits here; who is inside has ended when this returns.
         let gate = parts.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if lock(&parts.instant).is_some() {
+            return Err(Error::new(
+                Kind::Busy,
+                "a backup of this set has begun; hand over when it has ended",
+            ));
+        }
         let mut mover = lock(&self.mover);
         let mut steps = 0;
         while !mover.is_clean(parts) || !parts.waiting.is_empty() {
@@ -122,6 +128,8 @@ impl RestoreSet {
         drop(gate);
         let pause = parts.clock.now().saturating_sub(began);
         self.parts.stopping.store(true, Release);
+        // Who asked for a flush before the pause is covered by what the hand-over flushed.
+        self.answer_flushes();
         self.leave_nothing();
         Ok(HandOver { pause, log_bytes, verified })
     }

@@ -202,7 +202,7 @@ impl InstantVolume for OneVolume {
             known.clear();
             v.holder.presence(extent, n, &mut known)?;
             let data = |(e, p): (u64, &Presence)| *p != Presence::Zero || v.claims.marked(e) != 0;
-            if let Some(first) = (extent..).zip(&known).position(|x| data(x)) {
+            if let Some(first) = (extent..).zip(&known).position(data) {
                 let start = extent + first as u64;
                 let len = (start..).zip(&known[first..]).take_while(|x| data(*x)).count() as u64;
                 let from = g.extent_bytes(start).start.max(from);

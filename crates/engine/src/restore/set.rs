@@ -494,7 +494,7 @@ impl RestoreSet {
     fn log_round(&self) {
         match self.log_step() {
             Ok(Step::Worked) => {}
-            Ok(Step::Idle) => std::thread::sleep(Duration::from_millis(20)),
+            Ok(Step::Idle) => self.parts.log.wait_until_wanted(Duration::from_millis(100)),
             Err(e) => {
                 *lock(&self.parts.health.trouble) = Some(e.at("preparing the write log"));
                 std::thread::sleep(Duration::from_secs(1));
@@ -529,10 +529,12 @@ impl RestoreSet {
                 tracing::error!("a thread of the restore panicked");
             }
         }
-        self.flush_round_last();
+        self.parts.threaded.store(false, Release);
+        self.answer_flushes();
         self.parts.log.flush()
     }
-    fn flush_round_last(&self) {
+    /// Answers the flushes that the flusher's thread, which has ended, left.
+    pub(super) fn answer_flushes(&self) {
         if !lock(&self.parts.flush_queue).is_empty() {
             self.flush_round();
         }

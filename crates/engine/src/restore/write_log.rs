@@ -15,6 +15,7 @@
 //! Crash: `open` recovers (core's `recover`), makes the new table durable, and flushes what it kept before it serves.
 
 use super::lock;
+use super::parts::Signal;
 use rekindle_core::log::{
     Frozen, HEADER_BYTES, Index, Kind as RecordKind, Piece, RECORD_DATA_MAX, Record, SEGMENT_START,
     SegmentEntry, SegmentHeader, SegmentTable, Source, fresh_block, recover,
@@ -25,6 +26,7 @@ use rekindle_io::{Error, Kind, Result};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 /// Bounds of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +123,8 @@ pub struct WriteLog {
     written: AtomicU64,
     used: AtomicU64,
     failed: AtomicBool,
+    /// Rung when a prepared segment was taken: the next one is due.
+    wanted: Signal,
 }
 
 /// A piece of the log, held so that its space is not used again before the read has ended.
@@ -274,6 +278,7 @@ impl WriteLog {
             written: AtomicU64::new(next - 1),
             used: AtomicU64::new(full * limits.segment_bytes),
             failed: AtomicBool::new(false),
+            wanted: Signal::default(),
             dir,
             owner,
             limits,
@@ -387,6 +392,7 @@ impl WriteLog {
             .unwrap_or_else(PoisonError::into_inner)
             .segments
             .insert(next.number, next.clone());
+        self.wanted.ring();
         (a.full, a.at, a.fresh, a.current) = (full, SEGMENT_START, false, Some(next));
         true
     }
@@ -529,6 +535,10 @@ impl WriteLog {
 
     // ---- background
 
+    /// Waits until a segment is to be prepared.
+    pub fn wait_until_wanted(&self, at_most: Duration) {
+        self.wanted.wait(at_most);
+    }
     /// Prepares one segment if fewer than needed are ready; true if it did.
     pub fn prepare(&self) -> Result<bool> {
         let short = {
