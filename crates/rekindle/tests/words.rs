@@ -91,7 +91,7 @@ fn the_documented_schemas_are_the_real_ones() {
     for name in names(&documented) {
         let real = std::fs::read_to_string(s.path("schemas").join(&name)).unwrap();
         let told = std::fs::read_to_string(documented.join(&name)).unwrap();
-        assert_eq!(real, told, "{name:?} changed: rekindle schema docs/json-schema");
+        assert!(real == told, "{name:?} changed: rekindle schema docs/json-schema");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::errors::{Exit, Failure, Outcome};
 use crate::serve::owner;
+use crate::serve::restoring::holding;
 use crate::show::words;
 use rekindle_core::volume::Geometry;
 use rekindle_io::Kind;
@@ -53,6 +54,9 @@ impl Dest {
         };
         if let Some(h) = owner::owner_of(&absolute) {
             return Err(owner::disk_busy(&absolute, &format!("process {} has it", h.pid)));
+        }
+        if let Some((_, found)) = holding(&absolute)?.filter(|(_, f)| !f.is_live()) {
+            return Err(found.refuse(&absolute));
         }
         let found = if meta.is_file() {
             if meta.len() == 0 { Found::Nothing } else { Found::File(meta.len()) }

@@ -1,16 +1,18 @@
 //! A set on its own disks: each volume opened and locked, its changes tracked, its usage counted.
 
+use super::counting::Counting;
+use super::restoring::{holding, move_map};
 use super::{owner, record};
 use crate::errors::{Failure, Outcome};
-use rekindle_core::volume::{ByteRange, Uuid};
-use rekindle_engine::live::{LiveOptions, LiveSet, LiveVolume, Observer};
+use rekindle_core::volume::Uuid;
+use rekindle_engine::live::{LiveOptions, LiveSet, LiveVolume};
 use rekindle_engine::usage::{Opened, UsageMap};
 use rekindle_io::Kind;
-use rekindle_io::block::Block;
+use rekindle_io::block::BlockExt;
 use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::logfile::RealDir;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// How to open a set.
 pub struct LivePlan<'a> {
@@ -20,30 +22,6 @@ pub struct LivePlan<'a> {
     pub disks: &'a [(String, PathBuf)],
     /// Writes are refused.
     pub read_only: bool,
-}
-
-/// Counts usage into a map that is opened after the volume, because it needs the volume's identity.
-#[derive(Default)]
-pub struct Counting(OnceLock<Arc<UsageMap>>);
-
-impl Counting {
-    /// From now on into `map`.
-    pub fn into_map(&self, map: Arc<UsageMap>) {
-        let _ = self.0.set(map);
-    }
-}
-
-impl Observer for Counting {
-    fn read(&self, range: ByteRange) {
-        if let Some(map) = self.0.get() {
-            map.read(range);
-        }
-    }
-    fn write(&self, range: ByteRange) {
-        if let Some(map) = self.0.get() {
-            map.write(range);
-        }
-    }
 }
 
 /// An open set.
@@ -59,6 +37,10 @@ impl Live {
     pub fn open(plan: &LivePlan<'_>) -> Outcome<Live> {
         let mut opened = Vec::with_capacity(plan.disks.len());
         for (name, path) in plan.disks {
+            // Before the first fill a destination has no label yet, only holes.
+            if let Some((_, found)) = holding(path)?.filter(|(_, f)| !f.is_live()) {
+                return Err(found.refuse(path));
+            }
             opened.push(volume(plan, name, path)?);
         }
         let (volumes, maps): (Vec<_>, Vec<_>) = opened.into_iter().unzip();
@@ -69,10 +51,6 @@ impl Live {
         let set = LiveSet::new(name, volumes);
         set.start().map_err(|e| Failure::io(format!("cannot serve {name}"), &e))?;
         Ok(Live { set, maps, clock: SystemClock::new() })
-    }
-    /// What is served, in the set's order.
-    pub fn devices(&self) -> Vec<Arc<dyn Block>> {
-        self.set.volumes().iter().map(|v| v.clone() as Arc<dyn Block>).collect()
     }
     /// The set.
     pub fn set(&self) -> &LiveSet {
@@ -96,6 +74,9 @@ impl Live {
     }
 }
 
+/// How the label of a half-restored destination begins.
+const LABEL: &[u8] = b"rekindle: this is not a volume yet";
+
 type OpenVolume = (Arc<LiveVolume>, Option<(Uuid, Arc<UsageMap>)>);
 
 fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
@@ -111,6 +92,9 @@ fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
     let volume = LiveVolume::open(path, &options).map_err(|e| cannot_open(path, &e))?;
     let uuid = volume.identity().uuid;
     tracing::info!(volume = name, tracked = volume.tracked_since(), "open");
+    refuse_half_restored(&volume, path)?;
+    // A restore whose process died right after its hand-over left its map under another name.
+    move_map(&*state);
     // Usage is a hint: without it everything works, only a restore begins with less to go by.
     let map = UsageMap::open(&*state, "usage", uuid, volume.geometry());
     let map = map.inspect_err(|e| tracing::warn!("usage of {name} is not counted: {e}")).ok();
@@ -121,6 +105,21 @@ fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
         counting.into_map(map.clone());
     }
     Ok((volume, map.map(|map| (uuid, map))))
+}
+
+/// A destination whose restore was never settled begins with a label instead of its first MiB. To serve or back up that
+/// would be to take it for the volume.
+fn refuse_half_restored(volume: &LiveVolume, path: &Path) -> Outcome {
+    let mut head = vec![0; volume.geometry().logical_block.max(512) as usize];
+    volume.read_at(0, &mut head).map_err(|e| cannot_open(path, &e))?;
+    if !head.starts_with(LABEL) {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("{} cannot be used", path.display()),
+        "a restore to it was begun and never settled; its first bytes say which",
+        "go on with that restore (the same command), or restore to it anew",
+    ))
 }
 
 /// The failure of a disk that cannot be opened.

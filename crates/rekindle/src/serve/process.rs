@@ -5,23 +5,26 @@
 //! durable, locks let go last, so that whoever takes over finds everything at rest.
 
 use super::backup;
-use super::control::{ControlServer, Event, Message};
+use super::control::{ControlServer, State};
 use super::exports::{Exports, GRACE};
 use super::notify;
 use super::set::OwnedSet;
+use super::steer_restore::event;
 use super::steering::{Shared, Steering};
-use crate::errors::Outcome;
+use super::watch::Watch;
+use crate::errors::{Exit, Outcome};
 use crate::out::Out;
 use crate::show::words;
 use crate::signals::Asked;
 use jiff::Timestamp;
 use rekindle_export::nbd::Listen;
-use rekindle_io::clock::{Clock, SystemClock};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Between ticks.
 const TICK: Duration = Duration::from_secs(1);
+/// Between looks at what goes on.
+const SHOW: Duration = Duration::from_millis(200);
 /// Between looks at a restore that is not online yet.
 const OPENING: Duration = Duration::from_millis(10);
 
@@ -30,6 +33,8 @@ pub struct Process {
     shared: Arc<Shared>,
     controls: Vec<ControlServer>,
     captive: Option<super::captive::Captive>,
+    watch: Watch,
+    restore: bool,
 }
 
 impl Process {
@@ -42,7 +47,8 @@ impl Process {
         let exports = Exports::start(listen, single)?;
         let sets: Vec<Arc<OwnedSet>> = sets.into_iter().map(Arc::new).collect();
         let shared = Arc::new(Shared { sets, exports, asked, out });
-        let mut process = Process { shared, controls: Vec::new(), captive: None };
+        let mut process =
+            Process { shared, controls: Vec::new(), captive: None, watch: Watch::default(), restore: false };
         process.show()?;
         for set in &process.shared.sets {
             let steering = Steering { shared: process.shared.clone(), set: set.clone() };
@@ -57,11 +63,17 @@ impl Process {
     }
     /// Serves until asked to stop; the exit code is that of the captive command, or 0.
     pub fn serve(mut self, reload: &mut dyn FnMut(&[Arc<OwnedSet>])) -> Outcome<u8> {
-        notify::ready("online");
         let watchdog = notify::watchdog();
-        let mut alive = Instant::now();
+        let (mut alive, mut ticked, mut ready) = (Instant::now(), Instant::now(), false);
         let served = loop {
-            let pace = if self.shared.sets.iter().all(|s| s.online()) { TICK } else { OPENING };
+            if let Err(f) = self.show() {
+                break Err(f);
+            }
+            let online = self.shared.sets.iter().all(|s| s.online());
+            if online && !std::mem::replace(&mut ready, true) {
+                notify::ready("online");
+            }
+            let pace = if online { SHOW } else { OPENING };
             if self.shared.asked.wait(watchdog.map_or(pace, |w| w.min(pace))) {
                 break Ok(());
             }
@@ -70,18 +82,31 @@ impl Process {
                 reload(&self.shared.sets);
                 notify::ready("online");
             }
-            if let Err(f) = self.show() {
-                break Err(f);
+            self.watch.look(&self.shared);
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                self.tick();
             }
-            self.tick();
             if watchdog.is_some_and(|w| alive.elapsed() >= w / 2) {
                 notify::alive("online");
                 alive = Instant::now();
             }
         };
+        self.watch.end();
+        let unfinished: Vec<String> =
+            self.shared.sets.iter().filter(|s| s.unfinished()).map(|s| s.name.clone()).collect();
         self.end();
-        let code = self.captive.take().map_or(0, super::captive::Captive::code);
-        served.map(|()| code)
+        for name in &unfinished {
+            self.shared.out.note(format!("{name} is not settled; the same command goes on with it"));
+        }
+        let code = self.captive.take().map(super::captive::Captive::code);
+        // A restore that was begun in this terminal was interrupted; one that `serve` found goes on with the next `serve`.
+        let usual = if self.restore && !unfinished.is_empty() { Exit::Interrupted.code() } else { 0 };
+        served.map(|()| code.unwrap_or(usual))
+    }
+    /// This process was started to restore.
+    pub fn restores(&mut self) {
+        self.restore = true;
     }
     /// Exports what has come online.
     fn show(&self) -> Outcome {
@@ -97,20 +122,15 @@ impl Process {
     fn announce(&self, set: &OwnedSet) {
         let uris: Vec<String> =
             set.volumes.iter().flat_map(|v| self.shared.exports.uris(&v.export)).collect();
-        let word = set.state().word();
+        let after = set.online_after();
+        // A restore that is complete already when it is resumed is online all the same.
+        let state = if set.state() == State::Live { State::Live } else { State::Online };
         if self.shared.out.json {
-            self.shared.out.message(&Message::Event(Event {
-                time: words::rfc3339(SystemClock::new().wall_ns()),
-                name: set.name.clone(),
-                event: word.into(),
-                text: format!("{} is {word}", set.name),
-                elapsed_s: None,
-                uris,
-            }));
-            return;
+            return self.shared.out.message(&event(&set.name, state, after, uris));
         }
+        let after = after.map_or(String::new(), |d| format!("{}  ", words::duration(d)));
         for uri in uris {
-            self.shared.out.announce(format!("{word:<9} {uri}"));
+            self.shared.out.announce(format!("{:<9} {after}{uri}", state.word()));
         }
     }
     fn tick(&self) {

@@ -1,10 +1,11 @@
 //! A set this process owns: its disks, what it is made of now, its exports, its backups.
 
 use super::backups::Backups;
-use super::control::{SetStatus, State, VolumeStatus};
+use super::control::{Progress, SetStatus, State, VolumeStatus};
 use super::live::Live;
 use super::owner::OwnerLock;
 use super::record;
+use super::restoring::Restoring;
 use crate::errors::{Failure, Outcome};
 use crate::names;
 use crate::show::words;
@@ -17,13 +18,16 @@ use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::logfile::RealDir;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What a set is made of now. A restore turns into a live set.
 #[derive(Clone)]
 pub enum Body {
     /// On its own disks.
     Live(Arc<Live>),
+    /// Served while it fills.
+    Restoring(Arc<Restoring>),
 }
 
 /// One volume of an owned set.
@@ -52,6 +56,10 @@ pub struct OwnedSet {
     since_ns: u64,
     body: Mutex<Body>,
     announced: AtomicBool,
+    clock: SystemClock,
+    /// Held by whoever hands it over.
+    settling: Mutex<()>,
+    discarded: AtomicBool,
     /// Held until the set is closed.
     lock: OwnerLock,
 }
@@ -80,8 +88,47 @@ impl OwnedSet {
             since_ns: SystemClock::new().wall_ns(),
             body: Mutex::new(Body::Live(Arc::new(live))),
             announced: AtomicBool::new(false),
+            clock: SystemClock::new(),
+            settling: Mutex::default(),
+            discarded: AtomicBool::new(false),
             lock,
         }
+    }
+    /// A set being restored.
+    pub fn restoring(restoring: Arc<Restoring>, lock: OwnerLock, backups: Backups) -> OwnedSet {
+        let lone = restoring.volumes.len() == 1;
+        let volumes = restoring.volumes.iter().zip(restoring.devices()).map(|(v, (device, extent_bytes))| {
+            let export = names::export(&restoring.name, &v.name, lone);
+            OwnedVolume { name: v.name.clone(), path: v.path.clone(), export, device, extent_bytes }
+        });
+        OwnedSet {
+            name: restoring.name.clone(),
+            volumes: volumes.collect(),
+            backups,
+            since_ns: SystemClock::new().wall_ns(),
+            body: Mutex::new(Body::Restoring(restoring)),
+            announced: AtomicBool::new(false),
+            clock: SystemClock::new(),
+            settling: Mutex::default(),
+            discarded: AtomicBool::new(false),
+            lock,
+        }
+    }
+    /// It was handed over: live from now on.
+    pub fn settled(&self, live: Arc<Live>) {
+        *self.body.lock().unwrap_or_else(PoisonError::into_inner) = Body::Live(live);
+    }
+    /// The right to hand it over, one at a time.
+    pub fn settling(&self) -> MutexGuard<'_, ()> {
+        self.settling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// It was thrown away: there is nothing to close.
+    pub fn discarded(&self) {
+        self.discarded.store(true, Ordering::Release);
+    }
+    /// It was not settled and not thrown away: the same command goes on with it.
+    pub fn unfinished(&self) -> bool {
+        !self.discarded.load(Ordering::Acquire) && matches!(self.body(), Body::Restoring(_))
     }
     /// What it is made of now.
     pub fn body(&self) -> Body {
@@ -99,12 +146,28 @@ impl OwnedSet {
     pub fn online(&self) -> bool {
         match self.body() {
             Body::Live(_) => true,
+            Body::Restoring(r) => r.online(),
+        }
+    }
+    /// How long it took to come online, if it is a restore.
+    pub fn online_after(&self) -> Option<Duration> {
+        match self.body() {
+            Body::Live(_) => None,
+            Body::Restoring(r) => r.online_after(),
+        }
+    }
+    /// What moves, for people; `None` when nothing does.
+    pub fn progress(&self) -> Option<Progress> {
+        match self.body() {
+            Body::Live(_) => None,
+            Body::Restoring(r) => r.progress(),
         }
     }
     /// Where it stands.
     pub fn state(&self) -> State {
         match self.body() {
             Body::Live(_) => State::Live,
+            Body::Restoring(r) => r.state(),
         }
     }
     /// Everything about it; `served` tells URI and clients of an export.
@@ -128,7 +191,10 @@ impl OwnedSet {
             pid: std::process::id(),
             since: words::rfc3339(self.since_ns),
             volumes: self.volumes.iter().map(volume).collect(),
-            restore: None,
+            restore: match self.body() {
+                Body::Live(_) => None,
+                Body::Restoring(r) => Some(r.status()),
+            },
             backup: self.backups.status(),
         }
     }
@@ -136,12 +202,20 @@ impl OwnedSet {
     pub fn tick(&self) {
         match self.body() {
             Body::Live(live) => live.tick(),
+            Body::Restoring(r) => {
+                let now = self.clock.now();
+                r.maps().iter().for_each(|(_, map)| map.served(now));
+            }
         }
     }
     /// Ends it: everything durable, a clean stop recorded. What did not work, in words.
     pub fn close(&self) -> Vec<String> {
+        if self.discarded.load(Ordering::Acquire) {
+            return Vec::new();
+        }
         match self.body() {
             Body::Live(live) => live.close(),
+            Body::Restoring(r) => r.close(),
         }
     }
     /// One instant of all its volumes.
@@ -151,12 +225,19 @@ impl OwnedSet {
         let fleece = FleeceOptions::new(RealDir::open(&fleece).map_err(cannot)?);
         match self.body() {
             Body::Live(live) => live.set().instant(hooks, &fleece).map_err(cannot),
+            Body::Restoring(r) => {
+                let ready = hooks.before(fleece.hook_limit);
+                let instant = ready.and_then(|()| r.set.instant());
+                hooks.after();
+                instant.map_err(cannot)
+            }
         }
     }
     /// The usage maps of its volumes, by volume uuid.
     pub fn maps(&self) -> Vec<(Uuid, Arc<UsageMap>)> {
         match self.body() {
             Body::Live(live) => live.maps().to_vec(),
+            Body::Restoring(r) => r.maps(),
         }
     }
 }

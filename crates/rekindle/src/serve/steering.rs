@@ -59,17 +59,17 @@ impl Handler for Steering {
                 self.shared.asked.stop();
                 Ok(self.done("stop", vec![format!("{} is being stopped", self.set.name)]))
             }
-            Request::Tune(_)
-            | Request::Pause
-            | Request::Resume
-            | Request::Cutover { .. }
-            | Request::Discard => Err(crate::verbs::not_restoring(&self.set.name)),
+            Request::Tune(tune) => self.tune(tune),
+            Request::Pause => self.pause(true),
+            Request::Resume => self.pause(false),
+            Request::Cutover { no_verify } => self.cutover(no_verify, reply),
+            Request::Discard => self.discard(),
         }
     }
 }
 
 impl Steering {
-    fn done(&self, verb: &str, text: Vec<String>) -> Message {
+    pub(super) fn done(&self, verb: &str, text: Vec<String>) -> Message {
         Message::Summary(Summary {
             verb: verb.into(),
             name: self.set.name.clone(),

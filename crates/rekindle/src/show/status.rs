@@ -68,12 +68,7 @@ fn restore(s: &SetStatus) -> Vec<String> {
     let mut lines = vec![
         format!("moment    {}", r.moment),
         filling,
-        format!(
-            "log       {} of {}; {} waited for the backup",
-            words::bytes(r.log_bytes),
-            words::bytes(r.log_limit_bytes),
-            words::count(r.misses, "read")
-        ),
+        format!("log       {} of {}", words::bytes(r.log_bytes), words::bytes(r.log_limit_bytes)),
         format!("state     {} (part of the volume until settled)", r.state_place),
     ];
     if !r.waiting.is_empty() {
@@ -143,7 +138,6 @@ mod tests {
                 remaining_s: Some(1260.0),
                 log_bytes: 5 << 20,
                 log_limit_bytes: 1 << 30,
-                misses: 12,
                 state_place: "/var/lib/rekindle/shop".into(),
                 ..RestoreStatus::default()
             }),
@@ -185,7 +179,7 @@ mod tests {
                 "data    412 GiB  64 KiB        2  /dev/vg1/data  nbd+unix:///shop/data?socket=/run/rekindle/nbd.sock",
                 "moment    shop@3f9c2a1e",
                 "filling   [######..............] 31 %, 93 % of I/O local, 21 min left",
-                "log       5 MiB of 1 GiB; 12 reads waited for the backup",
+                "log       5 MiB of 1 GiB",
                 "state     /var/lib/rekindle/shop (part of the volume until settled)",
                 "backup    3f9c2a1e 2 h ago",
                 "next      in 60 s",

@@ -1,10 +1,11 @@
 //! `serve`: be the process of all sets of a configuration, or of one named ad hoc.
 
-use crate::cli::ServeArgs;
+use crate::cli::{RepoArgs, ServeArgs};
 use crate::config::{self, Config};
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::repositories::Access;
+use crate::secret::source;
 use crate::serve::backups::Backups;
 use crate::serve::calendar::Calendar;
 use crate::serve::listen;
@@ -12,6 +13,7 @@ use crate::serve::live::{Live, LivePlan};
 use crate::serve::owner::OwnerLock;
 use crate::serve::process::Process;
 use crate::serve::record;
+use crate::serve::restoring::{self, Found, Restoring, StatePlace, Wishes};
 use crate::serve::schedule::Schedule;
 use crate::serve::set::OwnedSet;
 use crate::signals::Asked;
@@ -21,6 +23,7 @@ use jiff::tz::TimeZone;
 use rekindle_export::nbd::Listen;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Everything there is to serve.
 struct Plan {
@@ -47,7 +50,7 @@ pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
     // Before any thread: they inherit the signal mask.
     let asked = Asked::listen()?;
     places::runtime_dir()?;
-    let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref())).collect::<Outcome<Vec<_>>>()?;
+    let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref(), out)).collect::<Outcome<Vec<_>>>()?;
     let mut process = Process::start(sets, plan.listen, asked, out)?;
     if let Some(command) = &args.run {
         process.run_command(command)?;
@@ -126,13 +129,45 @@ fn check(plan: &Plan, out: Out) -> Outcome<u8> {
     Ok(0)
 }
 
-fn open(plan: &SetPlan, access: Option<&Access>) -> Outcome<OwnedSet> {
+fn open(plan: &SetPlan, access: Option<&Access>, out: Out) -> Outcome<OwnedSet> {
+    let begun = Instant::now();
     let paths: Vec<PathBuf> = plan.disks.iter().map(|d| d.1.clone()).collect();
     let lock = OwnerLock::take(&plan.name, "serve", &paths)?;
+    let backups = Backups::new(access.cloned(), schedule(plan.backup.as_ref()));
+    if let Some((place, found)) = restoring::find(&plan.name, &plan.disks)? {
+        if !found.is_live() {
+            let restoring = resume(plan, access, place, &found, begun)?;
+            out.note(format!("going on with the restore of {} that was interrupted", plan.name));
+            return Ok(OwnedSet::restoring(restoring, lock, backups));
+        }
+        // Settled, and the process died before it removed this: void.
+        let dir = place.open()?;
+        restoring::remove_state(&*dir, &place, &found.destinations());
+    }
     let live = Live::open(&LivePlan { name: &plan.name, disks: &plan.disks, read_only: plan.read_only })?;
     record::remember(&plan.name, &plan.disks)?;
-    let backups = Backups::new(access.cloned(), schedule(plan.backup.as_ref()));
     Ok(OwnedSet::live(&plan.name, &plan.disks, live, lock, backups))
+}
+
+/// Goes on with a restore to these very disks.
+fn resume(
+    plan: &SetPlan,
+    access: Option<&Access>,
+    place: StatePlace,
+    found: &Found,
+    begun: Instant,
+) -> Outcome<Arc<Restoring>> {
+    if !found.is_of(&plan.name, &plan.disks) {
+        return Err(found.refuse(&plan.disks[0].1));
+    }
+    // The restore knows its repository; how that is opened comes from the environment.
+    let own = Access { place: found.app.repository.clone(), source: source(&RepoArgs::default())? };
+    let configured = access.filter(|a| a.place == own.place);
+    let repository = configured.unwrap_or(&own).open()?;
+    let wishes = Wishes { no_verify: found.app.no_verify, ..Wishes::default() };
+    let restoring = restoring::resume(place, found, repository, wishes, begun)?;
+    restoring.start()?;
+    Ok(restoring)
 }
 
 fn schedule(calendar: Option<&Calendar>) -> Option<Schedule> {

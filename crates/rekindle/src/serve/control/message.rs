@@ -119,8 +119,8 @@ pub struct CutoverSummary {
     pub pause_ms: f64,
     /// Bytes of all volumes.
     pub size_bytes: u64,
-    /// Bytes the guest wrote since the moment was opened.
-    pub written_bytes: u64,
+    /// Bytes of guest writes that were still in the log when requests were held.
+    pub log_bytes: u64,
     /// The source was compared before it was let go.
     pub verified: bool,
 }

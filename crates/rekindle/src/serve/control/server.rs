@@ -15,6 +15,9 @@ const CONNECTIONS_MAX: usize = 64;
 /// A client that says nothing, or does not read, is dropped after this.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long answers may take when the owner ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// Who answers requests.
 pub trait Handler: Send + Sync {
     /// Answers one request; what is returned becomes the last line.
@@ -45,6 +48,7 @@ impl Reply {
 pub struct ControlServer {
     path: PathBuf,
     listener: Arc<UnixListener>,
+    running: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -67,11 +71,13 @@ impl ControlServer {
         }
         let listener = Arc::new(UnixListener::bind(path).map_err(cannot)?);
         let accepting = listener.clone();
+        let running = Arc::new(AtomicUsize::new(0));
+        let counting = running.clone();
         let thread = std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || accept(&accepting, &handler))
+            .spawn(move || accept(&accepting, &handler, &counting))
             .map_err(cannot)?;
-        Ok(ControlServer { path: path.to_path_buf(), listener, thread: Some(thread) })
+        Ok(ControlServer { path: path.to_path_buf(), listener, running, thread: Some(thread) })
     }
 }
 
@@ -83,11 +89,15 @@ impl Drop for ControlServer {
         if let Some(t) = self.thread.take() {
             let _ = t.join();
         }
+        // Whoever asked us to end is still owed the answer.
+        let begun = std::time::Instant::now();
+        while self.running.load(Ordering::Acquire) > 0 && begun.elapsed() < LAST_WORDS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
-fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>) {
-    let running = Arc::new(AtomicUsize::new(0));
+fn accept(listener: &UnixListener, handler: &Arc<dyn Handler>, running: &Arc<AtomicUsize>) {
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,

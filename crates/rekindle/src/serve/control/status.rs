@@ -98,10 +98,8 @@ pub struct RestoreStatus {
     pub local_io_share: f64,
     /// Forecast of completion, in seconds.
     pub remaining_s: Option<f64>,
-    /// Bytes per second fetched of late.
-    pub bytes_per_s: f64,
-    /// Guest reads that had to wait for the holder.
-    pub misses: u64,
+    /// Bytes fetched in the background by this process.
+    pub fetched_bytes: u64,
     /// Bytes of guest writes in the write log.
     pub log_bytes: u64,
     /// The log's bound.

@@ -1,5 +1,6 @@
 //! `restore NAME@WHEN`: with `--to` alone a plain copy; with `--listen` online at once, then filling.
 
+mod online;
 mod plain;
 mod plan;
 
@@ -16,6 +17,9 @@ pub fn run(args: &RestoreArgs, out: Out) -> Outcome<u8> {
     let named = moments::named(&args.moment)?;
     let set = args.named.as_deref().unwrap_or(&named.name);
     names::set(set)?;
+    if !args.dry_run && !args.listen.is_empty() {
+        return online::run(args, set, out);
+    }
     let opened = plan::open(args)?;
     if args.dry_run {
         return plan::tell(args, set, &opened, out);

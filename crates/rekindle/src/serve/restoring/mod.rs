@@ -1,0 +1,154 @@
+//! A set being restored: the engine's restore set and fill, with what only this process knows: repository, hold,
+//! destinations, where the state lies, who asked for what.
+
+mod adopt;
+mod begin;
+mod settle;
+mod state;
+mod status;
+mod upkeep;
+
+pub use begin::{Begin, NewDest, begin, resume};
+pub use settle::{move_map, remove_state};
+pub use state::{App, Found, StatePlace, find, holding};
+
+use super::counting::Counting;
+use crate::errors::{Failure, Outcome};
+use rekindle_core::hydrate::Threshold;
+use rekindle_core::usage::Order;
+use rekindle_core::volume::Uuid;
+use rekindle_engine::repository::{Repository, Snapshot};
+use rekindle_engine::restore::{Fill, RestoreSet};
+use rekindle_engine::usage::UsageMap;
+use rekindle_io::block::FileBlock;
+use rekindle_io::logfile::RealDir;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What can be chosen for a restore, and again when it is resumed.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// Online at the first of these; none: at once.
+    pub online_at: Vec<Threshold>,
+    /// What to fill first.
+    pub order: Order,
+    /// Bytes per second of background work.
+    pub limit: Option<u64>,
+    /// Do not read back and compare.
+    pub no_verify: bool,
+}
+
+/// One volume of it.
+pub struct RestoringVolume {
+    /// Inside its set.
+    pub name: String,
+    /// The destination.
+    pub path: PathBuf,
+    /// The destination, open.
+    pub block: Arc<FileBlock>,
+    /// Its usage.
+    pub usage: Arc<Counting>,
+}
+
+/// The restore.
+pub struct Restoring {
+    /// The set's name.
+    pub name: String,
+    /// The engine's part.
+    pub set: Arc<RestoreSet>,
+    /// In the set's order.
+    pub volumes: Vec<RestoringVolume>,
+    /// `shop@3f9c2a1e`.
+    pub moment: String,
+    /// Where log and state lie.
+    pub state: StatePlace,
+    dir: Arc<RealDir>,
+    repository: Repository,
+    snapshot: Snapshot,
+    app: App,
+    wishes: Wishes,
+    begun: Instant,
+    online_after: OnceLock<Duration>,
+    fill: OnceLock<Arc<Fill>>,
+    /// Steered before the fill was there.
+    early: Mutex<Vec<Box<dyn FnOnce(&Fill) + Send>>>,
+    verified_bytes: AtomicU64,
+    stop: AtomicBool,
+    upkeep: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Restoring {
+    /// The exports may appear. The first time it is true, the time is kept.
+    pub fn online(&self) -> bool {
+        let online = self.set.is_online();
+        if online {
+            let _ = self.online_after.set(self.begun.elapsed());
+        }
+        online
+    }
+    /// How long that took.
+    pub fn online_after(&self) -> Option<Duration> {
+        self.online_after.get().copied()
+    }
+    /// The usage maps that are there, by volume uuid.
+    pub fn maps(&self) -> Vec<(Uuid, Arc<UsageMap>)> {
+        let plan = self.set.plan();
+        let uuids = plan.volumes.iter().map(|v| v.volume().ok());
+        uuids.zip(&self.volumes).filter_map(|(u, v)| Some((u?, v.usage.map()?.clone()))).collect()
+    }
+    /// Does something to the fill, now or as soon as there is one.
+    pub fn with_fill(&self, act: impl FnOnce(&Fill) + Send + 'static) {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.fill.get() {
+            Some(fill) => act(fill),
+            None => early.push(Box::new(act)),
+        }
+    }
+    /// Lets go of everything; what is acknowledged is durable then, and the same command goes on.
+    pub fn close(&self) -> Vec<String> {
+        self.end_threads();
+        let stopped = self.set.stop().map_err(|e| format!("the write log of {}: {e}", self.name));
+        let maps = self.maps();
+        let maps = maps.iter().map(|(_, m)| m.close().map_err(|e| format!("usage of {}: {e}", self.name)));
+        std::iter::once(stopped).chain(maps).filter_map(Result::err).collect()
+    }
+    fn end_threads(&self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Release);
+        if let Some(fill) = self.fill.get() {
+            fill.stop();
+        }
+        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if upkeep.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("a thread of the restore panicked");
+        }
+    }
+    fn cannot(&self, what: &str, e: &rekindle_io::Error) -> Failure {
+        Failure::io(format!("cannot {what} {}", self.name), e)
+    }
+    /// Where its volumes go.
+    fn destinations(&self) -> Vec<PathBuf> {
+        self.volumes.iter().map(|v| v.path.clone()).collect()
+    }
+    /// Its devices: the same objects before and after the hand-over.
+    pub fn devices(&self) -> Vec<(Arc<dyn rekindle_io::block::Block>, u64)> {
+        let one = |v: &Arc<rekindle_engine::restore::RestoreVolume>| {
+            (v.clone() as Arc<dyn rekindle_io::block::Block>, v.geometry().extent.get())
+        };
+        self.set.volumes().iter().map(one).collect()
+    }
+    /// Starts threads of mover, log and fetches, then usage, fill and verification behind.
+    pub fn start(self: &Arc<Self>) -> Outcome {
+        if self.wishes.online_at.is_empty() {
+            self.set.set_online();
+        }
+        self.set.start(upkeep::FETCHERS).map_err(|e| self.cannot("restore", &e))?;
+        let mine = self.clone();
+        let thread = std::thread::Builder::new().name("rk-upkeep".into()).spawn(move || mine.upkeep());
+        let thread = thread.map_err(|e| Failure::system(format!("cannot restore {}", self.name), &e))?;
+        *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! Where a restore keeps its write log and state, and what this process adds to the engine's record.
+//!
+//! Beside a destination file, as `DEST.rekindle/`: the two travel together. For a device in the state directory. A set with
+//! several destinations has one log, beside the first.
+
+use crate::errors::{Failure, Outcome};
+use crate::places;
+use rekindle_engine::restore::{Phase, PlanRecord, peek};
+use rekindle_io::logfile::RealDir;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The file beside a further destination that names the state's place.
+const POINTER: &str = "with";
+
+/// A folder for the state of a restore.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatePlace {
+    /// The folder.
+    pub path: PathBuf,
+}
+
+/// What this process keeps with the engine's record, to open everything again.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct App {
+    /// The repository.
+    pub repository: PathBuf,
+    /// The hold that keeps the snapshot.
+    pub hold: String,
+    /// The set's name in the repository.
+    pub source_set: String,
+    /// The snapshot.
+    pub snapshot: String,
+    /// The volumes' names in the repository, in the set's order.
+    pub source_volumes: Vec<String>,
+    /// Destination files this restore made; thrown away with it.
+    pub made: Vec<PathBuf>,
+    /// Not to be verified.
+    pub no_verify: bool,
+}
+
+/// A restore that a folder holds.
+pub struct Found {
+    /// The engine's record.
+    pub plan: PlanRecord,
+    /// Ours.
+    pub app: App,
+}
+
+impl StatePlace {
+    /// Where the state of a restore to `first` (and others) belongs.
+    pub fn of(set: &str, first: &Path, device: bool) -> Outcome<StatePlace> {
+        let path = if device {
+            places::state_path()?.join("restores").join(set)
+        } else {
+            beside(&std::path::absolute(first).unwrap_or_else(|_| first.to_path_buf()))
+        };
+        Ok(StatePlace { path })
+    }
+    /// Opens it, made if absent; a tmpfs is refused.
+    pub fn open(&self) -> Outcome<std::sync::Arc<RealDir>> {
+        places::make_private(&self.path)?;
+        places::refuse_volatile(&self.path)?;
+        RealDir::open(&self.path).map_err(|e| Failure::io("cannot open the state of the restore", &e))
+    }
+    /// What it holds, without making it.
+    pub fn look(&self) -> Outcome<Option<Found>> {
+        if !self.path.is_dir() {
+            return Ok(None);
+        }
+        let cannot = |e| Failure::io(format!("cannot read the restore in {}", self.path.display()), &e);
+        let dir = RealDir::open(&self.path).map_err(cannot)?;
+        let Some(plan) = peek(&*dir).map_err(cannot)? else { return Ok(None) };
+        let app = serde_json::from_value(plan.app.clone()).map_err(|e| {
+            cannot(rekindle_io::Error::new(rekindle_io::Kind::Corrupt, format!("its record: {e}")))
+        })?;
+        Ok(Some(Found { plan, app }))
+    }
+    /// Removes it and the pointers to it, once the engine has cleared its files.
+    pub fn remove(&self, destinations: &[PathBuf]) {
+        let _ = std::fs::remove_dir(&self.path);
+        for dir in destinations.iter().map(|d| beside(d)).filter(|d| *d != self.path) {
+            let _ = std::fs::remove_file(dir.join(POINTER));
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+fn beside(dest: &Path) -> PathBuf {
+    let mut name = dest.as_os_str().to_owned();
+    name.push(".rekindle");
+    name.into()
+}
+
+/// The restore that `disk` is a destination of, if there is one: its place, and what it holds. Settled ones count too.
+pub fn holding(disk: &Path) -> Outcome<Option<(StatePlace, Found)>> {
+    let absolute = std::path::absolute(disk).unwrap_or_else(|_| disk.to_path_buf());
+    let mut places = vec![beside(&absolute)];
+    // A set's state lies beside its first destination; beside the others a pointer says where.
+    places.extend(
+        std::fs::read_to_string(beside(&absolute).join(POINTER)).ok().map(|t| PathBuf::from(t.trim_end())),
+    );
+    let devices = crate::places::state_path()?.join("restores");
+    places.extend(std::fs::read_dir(devices).into_iter().flatten().flatten().map(|e| e.path()));
+    for path in places {
+        let place = StatePlace { path };
+        let found = place.look()?;
+        let ours = |f: &Found| f.plan.volumes.iter().any(|v| Path::new(&v.destination) == absolute);
+        if let Some(found) = found.filter(ours) {
+            return Ok(Some((place, found)));
+        }
+    }
+    Ok(None)
+}
+
+/// The restore of `set` to a device, whatever the device: its name is taken until that is settled.
+fn named(set: &str) -> Outcome<Option<(StatePlace, Found)>> {
+    let place = StatePlace { path: places::state_path()?.join("restores").join(set) };
+    Ok(place.look()?.map(|found| (place, found)))
+}
+
+/// The restore that has this set's name or one of its disks.
+pub fn find(set: &str, disks: &[(String, PathBuf)]) -> Outcome<Option<(StatePlace, Found)>> {
+    for (_, disk) in disks {
+        if let Some(found) = holding(disk)? {
+            return Ok(Some(found));
+        }
+    }
+    named(set)
+}
+
+/// Leaves pointers beside all destinations but the first.
+pub fn point(place: &StatePlace, others: &[PathBuf]) -> Outcome {
+    for other in others {
+        let dir = beside(other);
+        places::make_private(&dir)?;
+        let text = format!("{}\n", place.path.display());
+        std::fs::write(dir.join(POINTER), text)
+            .and_then(|()| std::fs::File::open(&dir)?.sync_all())
+            .map_err(|e| Failure::system(format!("cannot write beside {}", other.display()), &e))?;
+    }
+    Ok(())
+}
+
+impl Found {
+    /// It was handed over: the destinations are the volumes.
+    pub fn is_live(&self) -> bool {
+        self.plan.phase == Phase::Live
+    }
+    /// Where its volumes go.
+    pub fn destinations(&self) -> Vec<PathBuf> {
+        self.plan.volumes.iter().map(|v| PathBuf::from(&v.destination)).collect()
+    }
+    /// It is the restore of `set` to exactly these disks.
+    pub fn is_of(&self, set: &str, disks: &[(String, PathBuf)]) -> bool {
+        let same = |(name, path): &(String, PathBuf), v: &rekindle_engine::restore::PlannedVolume| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            *name == v.name && absolute == Path::new(&v.destination)
+        };
+        self.plan.set == set
+            && disks.len() == self.plan.volumes.len()
+            && disks.iter().zip(&self.plan.volumes).all(|(d, v)| same(d, v))
+    }
+    /// The failure of using these disks for anything else.
+    pub fn refuse(&self, disk: &Path) -> Failure {
+        let volumes = self.plan.volumes.iter();
+        let to: Vec<String> = volumes.map(|v| format!("--to {}={}", v.name, v.destination)).collect();
+        Failure::refused(
+            format!("{} cannot be used", disk.display()),
+            format!("it is the half-restored destination of {}", self.plan.set),
+            format!(
+                "go on with it: rekindle restore {}@{} --as {} {} --listen ...; or throw it away with `rekindle discard`",
+                self.app.source_set,
+                self.app.snapshot.chars().take(8).collect::<String>(),
+                self.plan.set,
+                to.join(" ")
+            ),
+        )
+    }
+}

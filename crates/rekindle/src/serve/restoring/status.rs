@@ -1,0 +1,111 @@
+//! How a restore stands, for status, progress and waiting.
+
+use super::Restoring;
+use crate::serve::control::{Progress, RestoreStatus, State};
+use crate::show::words;
+use rekindle_engine::restore::RestoreState;
+use std::sync::atomic::Ordering::Relaxed;
+
+impl Restoring {
+    /// The state word.
+    pub fn state(&self) -> State {
+        match self.set.status().state {
+            RestoreState::Opening => State::Opening,
+            RestoreState::Online => State::Online,
+            RestoreState::Complete => State::Complete,
+            RestoreState::Verified => State::Verified,
+            RestoreState::Stalled => State::Stalled,
+            RestoreState::Paused => State::Paused,
+            RestoreState::Failed => State::Failed,
+            RestoreState::Live => State::Live,
+        }
+    }
+    /// (local, total) bytes of all volumes.
+    pub fn local(&self) -> (u64, u64) {
+        let volumes = self.set.volumes();
+        let total: u64 = volumes.iter().map(|v| v.geometry().size).sum();
+        let status = self.set.status();
+        let missing: u64 = status
+            .volumes
+            .iter()
+            .zip(volumes)
+            .map(|(s, v)| ((s.absent + s.zero) * v.geometry().extent.get()).min(v.geometry().size))
+            .sum();
+        (total - missing, total)
+    }
+    /// Everything about it.
+    pub fn status(&self) -> RestoreStatus {
+        let s = self.set.status();
+        let (local, total) = self.local();
+        let fill = self.fill.get().map(|f| f.status());
+        let share = fill.as_ref().map_or_else(
+            || if total == 0 { 1.0 } else { local as f64 / total as f64 },
+            |f| f.progress.usage_share(),
+        );
+        RestoreStatus {
+            moment: self.moment.clone(),
+            total_bytes: total,
+            local_bytes: local,
+            local_io_share: share,
+            remaining_s: fill.as_ref().and_then(|f| f.left).map(|d| d.as_secs_f64()),
+            fetched_bytes: fill.as_ref().map_or(0, |f| f.fetched_bytes),
+            log_bytes: s.log_bytes.0,
+            log_limit_bytes: s.log_bytes.1,
+            online_after_s: self.online_after.get().map(|d| d.as_secs_f64()),
+            waiting: self.waiting(&s, fill.as_ref()),
+            state_place: self.state.path.display().to_string(),
+        }
+    }
+    fn waiting(
+        &self,
+        s: &rekindle_engine::restore::RestoreStatus,
+        fill: Option<&rekindle_engine::restore::FillStatus>,
+    ) -> String {
+        let mut all = Vec::new();
+        all.extend(s.failed.iter().map(|f| format!("failed: {f}")));
+        if let Some(away) = s.away {
+            all.push(format!("the repository has not answered for {}", words::duration(away)));
+        }
+        if s.reads_waiting > 0 {
+            all.push(format!("{} for the repository", words::count(s.reads_waiting as u64, "read")));
+        }
+        if s.writes_waiting > 0 {
+            all.push(format!("{} for room in the log", words::count(s.writes_waiting as u64, "write")));
+        }
+        all.extend(s.trouble.iter().map(|t| format!("trouble: {t}")));
+        if let Some(f) = fill {
+            all.extend(f.no_space.iter().map(|a| format!("no space: {}", a.why)));
+            if f.damaged > 0 {
+                all.push(format!("{} damaged in the repository", words::count(f.damaged, "extent")));
+            }
+        }
+        if s.lost_after_failed_flush {
+            all.push("an earlier run lost unflushed writes because a flush of the log failed".into());
+        }
+        all.join("; ")
+    }
+    /// What is shown while it goes on; `None` when nothing moves any more.
+    pub fn progress(&self) -> Option<Progress> {
+        let (local, total) = self.local();
+        let progress = |activity: &str, done: u64| Progress {
+            activity: activity.into(),
+            done_bytes: done,
+            total_bytes: Some(total),
+            elapsed_s: self.begun.elapsed().as_secs_f64(),
+            ..Progress::default()
+        };
+        match self.state() {
+            State::Live | State::Verified => None,
+            State::Complete if self.wishes.no_verify => None,
+            State::Complete => Some(progress("verifying", self.verified_bytes.load(Relaxed))),
+            _ => {
+                let status = self.status();
+                let mut detail = format!("{} of I/O local", words::percent(status.local_io_share));
+                if !status.waiting.is_empty() {
+                    detail = format!("{detail}, {}", status.waiting);
+                }
+                Some(Progress { remaining_s: status.remaining_s, detail, ..progress("filling", local) })
+            }
+        }
+    }
+}

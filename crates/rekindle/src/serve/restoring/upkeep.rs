@@ -1,0 +1,145 @@
+//! What runs behind a restore once it is served: usage inherited, the fill started, verification.
+
+use super::Restoring;
+use crate::serve::record;
+use rekindle_core::hydrate::Online;
+use rekindle_core::usage::{Order, Ranker};
+use rekindle_core::volume::Uuid;
+use rekindle_engine::backup::StoredUsage;
+use rekindle_engine::restore::{Fill, FillOptions, FillVolume, FreeSpace, Step, Verifier};
+use rekindle_engine::usage::{Opened, UsageMap};
+use rekindle_io::clock::SystemClock;
+use rekindle_io::logfile::{LogDir, RealDir};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
+
+/// Threads that fetch, open and write.
+pub const FETCHERS: usize = 4;
+/// The usage map of a restoring volume; it becomes `usage` when the volume is live.
+pub const MAP: &str = "usage-restoring";
+/// The fill stands still below this much free space: the log and the guest need it more.
+const SPACE_FLOOR: u64 = 256 << 20;
+/// Between looks at what is due.
+const PACE: Duration = Duration::from_millis(100);
+/// Reading back stops this long after a batch: a guest comes first.
+const VERIFY_PAUSE: Duration = Duration::from_millis(2);
+
+impl Restoring {
+    /// The thread: it ends when the set is stopped, handed over or verified.
+    pub(super) fn upkeep(&self) {
+        let volumes = (0..self.volumes.len()).map(|i| self.volume(i)).collect();
+        if self.stop.load(Acquire) {
+            return;
+        }
+        self.begin_fill(volumes);
+        let mut verifier = Verifier::default();
+        while !self.stop.load(Acquire) {
+            if self.wishes.no_verify || !self.set.is_complete() {
+                std::thread::sleep(PACE);
+                continue;
+            }
+            match self.set.verify_step(&mut verifier) {
+                Ok(Step::Worked) => {
+                    self.verified_bytes.store(verifier.verified_bytes, Relaxed);
+                    std::thread::sleep(VERIFY_PAUSE);
+                }
+                Ok(Step::Idle) => return,
+                Err(e) => {
+                    tracing::warn!("verification of {}: {e}", self.name);
+                    std::thread::sleep(Duration::from_secs(1));
+                }
+            }
+        }
+    }
+    fn begin_fill(&self, volumes: Vec<FillVolume>) {
+        let dir = self.dir.clone();
+        let space = FreeSpace { free: Arc::new(move || dir.free_bytes()), floor: SPACE_FLOOR };
+        let options = FillOptions {
+            volumes,
+            online: Online::new(self.wishes.online_at.clone()),
+            limit: self.wishes.limit,
+            space: vec![space],
+            elapsed_before: Duration::ZERO,
+        };
+        let fill = Fill::new(self.set.clone(), options, Arc::new(SystemClock::new()));
+        {
+            let mut early = self.early.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            early.drain(..).for_each(|act| act(&fill));
+            let _ = self.fill.set(fill.clone());
+        }
+        if let Err(e) = fill.start() {
+            tracing::error!("{} is not being filled: {e}", self.name);
+        }
+    }
+    /// Usage and hot list of one volume. Whatever goes wrong costs speed and is said.
+    fn volume(&self, i: usize) -> FillVolume {
+        let linear = self.wishes.order == Order::Linear;
+        let usual = FillVolume { linear, ..FillVolume::default() };
+        let map = match self.open_map(i) {
+            Ok(map) => map,
+            Err(e) => {
+                tracing::warn!("usage of {} is not counted: {e}", self.volumes[i].name);
+                self.volumes[i].usage.give_up();
+                return usual;
+            }
+        };
+        let hot = match self.hot(i, &map) {
+            Ok(hot) => hot,
+            Err(e) => {
+                tracing::warn!("{} is filled in the repository's order: {e}", self.volumes[i].name);
+                Vec::new()
+            }
+        };
+        FillVolume { hot: if linear { Vec::new() } else { hot }, ..usual }
+    }
+    fn source(&self, i: usize) -> Option<Uuid> {
+        let name = self.app.source_volumes.get(i)?;
+        self.snapshot.volume(name).ok().map(|v| v.uuid)
+    }
+    fn open_map(&self, i: usize) -> rekindle_io::Result<Arc<UsageMap>> {
+        let volume = &self.volumes[i];
+        let plan = self.set.plan();
+        let uuid = plan.volumes[i].volume()?;
+        let folder = record::volume_folder(&self.name, &volume.name)
+            .map_err(|f| rekindle_io::Error::new(rekindle_io::Kind::Failed, f.to_string()))?;
+        let dir = RealDir::open(&folder)?;
+        let geometry = self.set.volumes()[i].geometry();
+        let map = UsageMap::open(&*dir, MAP, uuid, geometry)?;
+        // What the guest did since it was served is in it first; pages of the snapshot are added to that.
+        volume.usage.into_map(map.clone());
+        if map.opened() != Opened::Kept {
+            if let Some(source) = self.source(i) {
+                match StoredUsage::new(&self.snapshot, source).inherit(&map, source) {
+                    Ok(came) => tracing::info!(volume.name, came.pages, came.damaged, "usage inherited"),
+                    Err(e) => tracing::info!(volume.name, "no usage inherited: {e}"),
+                }
+            }
+            // A restore is a cold start of the guest, on this very data.
+            map.expect_cold_start();
+        }
+        Ok(map)
+    }
+    /// Extents in restore order, with their weights.
+    fn hot(&self, i: usize, map: &UsageMap) -> rekindle_io::Result<Vec<(u64, u8)>> {
+        let stored = match (self.wishes.order, self.source(i)) {
+            (Order::Auto, Some(source)) => {
+                StoredUsage::new(&self.snapshot, source).hot_list().unwrap_or_else(|e| {
+                    tracing::warn!("the hot list of {} is not used: {e}", self.volumes[i].name);
+                    Vec::new()
+                })
+            }
+            _ => Vec::new(),
+        };
+        let order =
+            if stored.is_empty() { map.hot_list(self.wishes.order, &[], Ranker::LIMIT)? } else { stored };
+        let mut weights: HashMap<u64, u8> = order.iter().map(|e| (*e, 0)).collect();
+        map.visit(&mut |extent, facts| {
+            if let Some(w) = weights.get_mut(&extent) {
+                *w = u8::try_from(facts.weight()).unwrap_or(u8::MAX);
+            }
+        })?;
+        Ok(order.into_iter().map(|e| (e, weights.get(&e).copied().unwrap_or(0))).collect())
+    }
+}

@@ -1,0 +1,211 @@
+//! Bringing a disk back: goal, it is served at once while it fills, survives what a process survives, and turns into a live
+//! disk whose next backup is incremental; method, the real binary and our own NBD client.
+
+#![allow(clippy::unwrap_used)] // a test: to fail here is the point
+
+mod kit;
+use kit::{Running, Sandbox, data, read};
+use rekindle_export::nbd::Listen;
+use rekindle_export::nbd::client::{Client, ClientOptions};
+
+const SIZE: usize = 6 << 20;
+
+/// A repository with one snapshot of `db`, and the bytes of it.
+fn lost(s: &Sandbox) -> Vec<u8> {
+    s.ok(&["init"]);
+    let mut bytes = data(SIZE, 1);
+    bytes[1 << 20..3 << 20].fill(0);
+    let path = s.file("lost.raw", &bytes);
+    s.ok(&["backup", &path, "--as", "db"]);
+    std::fs::remove_file(path).unwrap();
+    bytes
+}
+
+fn client(s: &Sandbox, export: &str) -> Client {
+    let options = ClientOptions { export: export.into(), ..ClientOptions::default() };
+    Client::connect(&Listen::Unix(s.path("n.sock")), &options).unwrap()
+}
+
+fn restore(s: &Sandbox, more: &[&str]) -> Running {
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let mut args = vec!["restore", "db@latest", "--to", "new.raw", "--listen", &listen];
+    args.extend(more);
+    s.start(&args)
+}
+
+/// `text` at the beginning of a sector of zeros.
+fn sector(text: &str) -> Vec<u8> {
+    let mut sector = text.as_bytes().to_vec();
+    sector.resize(512, 0);
+    sector
+}
+
+fn put(c: &mut Client, bytes: &mut [u8], at: usize, text: &str) {
+    c.write(at as u64, &sector(text)).unwrap();
+    bytes[at..at + 512].copy_from_slice(&sector(text));
+}
+
+fn whole(c: &mut Client) -> Vec<u8> {
+    (0..SIZE as u64).step_by(1 << 20).flat_map(|at| c.read(at, 1 << 20).unwrap()).collect()
+}
+
+#[test]
+fn online_at_once_then_filled_verified_and_settled() {
+    let s = Sandbox::new();
+    let mut bytes = lost(&s);
+    let mut r = restore(&s, &[]);
+    r.says("nbd+unix:///db?socket=");
+    let mut c = client(&s, "db");
+    assert!(whole(&mut c) == bytes);
+    put(&mut c, &mut bytes, 4 << 20, "written while restoring");
+    c.flush().unwrap();
+    s.ok(&["wait", "db", "--for=online"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+    let status = s.json(&["status", "db"]);
+    assert_eq!(status[0]["state"], "verified");
+    assert_eq!(status[0]["restore"]["local_bytes"], SIZE);
+    assert!(s.ok(&["status", "db"]).contains("part of the volume until settled"));
+    assert!(s.ok(&["cutover", "db", "-n"]).contains("switch"));
+    assert!(s.path("new.raw.rekindle").is_dir());
+    let (code, messages) = s.messages(&["cutover", "db"]);
+    let done = messages.last().unwrap();
+    assert_eq!((code, &done["cutover"]["verified"]), (0, &true.into()), "{messages:?}\n{}", r.said());
+    assert!(!s.path("new.raw.rekindle").exists(), "nothing of the restore is left");
+    // The same connection goes on, on a live disk.
+    put(&mut c, &mut bytes, 5 << 20, "live");
+    assert!(whole(&mut c) == bytes);
+    assert_eq!(s.json(&["status"])[0]["state"], "live");
+    let backup = s.messages(&["backup", "db"]).1.pop().unwrap();
+    assert_eq!(backup["backup"]["read_bytes"], 2 * 65536, "incremental to the restored moment: {backup}");
+    c.close().unwrap();
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0, "{}", r.said());
+    assert!(read(s.path("new.raw")) == bytes);
+    let again = s.messages(&["backup", "db"]).1.pop().unwrap();
+    assert_eq!(again["backup"]["read_bytes"], 0, "{again}");
+}
+
+#[test]
+fn killed_and_interrupted_it_goes_on_where_it_was() {
+    let s = Sandbox::new();
+    let mut bytes = lost(&s);
+    // So slow that it cannot be complete.
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    let mut c = client(&s, "");
+    put(&mut c, &mut bytes, 4096, "first");
+    c.flush().unwrap();
+    put(&mut c, &mut bytes, 3 << 20, "second, answered and not flushed");
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+    // What is half restored is not taken for a volume.
+    assert!(s.fails(14, &["serve", "other", "./new.raw"]).contains("half-restored"));
+    assert!(s.fails(14, &["backup", "./new.raw"]).contains("half-restored"));
+    let elsewhere = ["restore", "db", "--to", "new.raw", "--as", "copy", "--listen", "unix:./x.sock"];
+    assert!(s.fails(14, &elsewhere).contains("half-restored"));
+
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("going on with the restore");
+    r.says("nbd+unix");
+    let mut c = client(&s, "db");
+    assert!(whole(&mut c) == bytes);
+    put(&mut c, &mut bytes, 5 << 20, "third");
+    drop(c);
+    r.signal(libc::SIGINT);
+    assert_eq!(r.end(), 130, "{}", r.said());
+    assert!(r.said().contains("the same command goes on"));
+
+    let mut r = restore(&s, &[]);
+    r.says("nbd+unix");
+    s.ok(&["cutover", "db"]);
+    assert!(whole(&mut client(&s, "db")) == bytes);
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0);
+    assert!(read(s.path("new.raw")) == bytes);
+}
+
+#[test]
+fn serve_goes_on_with_an_interrupted_restore() {
+    let s = Sandbox::new();
+    let bytes = lost(&s);
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+    let mut serve = s.start(&["serve", "db", "./new.raw", "--listen", &format!("unix:{}", s.text("n.sock"))]);
+    serve.says("nbd+unix");
+    assert!(whole(&mut client(&s, "db")) == bytes);
+    s.ok(&["cutover", "db"]);
+    serve.signal(libc::SIGTERM);
+    assert_eq!(serve.end(), 0, "{}", serve.said());
+    assert!(read(s.path("new.raw")) == bytes);
+}
+
+#[test]
+fn steered_while_it_runs() {
+    let s = Sandbox::new();
+    lost(&s);
+    let mut r = restore(&s, &["--online-at", "usage=100%", "--limit", "1kB/s"]);
+    s.fails(124, &["wait", "db", "--for=online", "--timeout", "300ms"]);
+    assert_eq!(s.json(&["status"])[0]["state"], "opening");
+    assert!(!r.said().contains("nbd+unix"), "absent until online");
+    s.ok(&["tune", "db", "--online-now"]);
+    r.says("nbd+unix");
+    s.ok(&["pause", "db"]);
+    assert_eq!(s.json(&["status"])[0]["state"], "paused");
+    s.ok(&["resume", "db"]);
+    assert!(s.fails(2, &["tune", "db", "--first", "1TiB+1MiB"]).contains("ends at"));
+    assert!(s.fails(2, &["tune", "db", "--first", "wal:0+1MiB"]).contains("which volume"));
+    assert!(
+        s.ok(&["tune", "db", "--limit", "none", "--weight", "3", "--first", "5MiB+64KiB"])
+            .contains("not limited")
+    );
+    s.ok(&["wait", "db", "--for=complete", "--timeout", "20s"]);
+    let said = s.fails(11, &["restore", "db", "--to", "other.raw", "--listen", "unix:./x.sock"]);
+    assert!(said.contains("served already"), "{said}");
+    assert!(s.fails(11, &["restore", "db", "--to", "new.raw"]).contains("in use"));
+}
+
+#[test]
+fn thrown_away_only_by_name() {
+    let s = Sandbox::new();
+    lost(&s);
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    assert!(s.fails(14, &["discard", "db"]).contains("--yes db"));
+    assert!(s.ok(&["discard", "db", "-n"]).contains("would lose"));
+    assert!(s.ok(&["discard", "db", "--yes", "db"]).contains("new.raw"));
+    assert_eq!(r.end(), 0, "{}", r.said());
+    assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists());
+    // The name is free, the snapshot is there.
+    let mut r = restore(&s, &[]);
+    r.says("nbd+unix");
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+}
+
+#[test]
+fn a_set_comes_back_as_one_under_another_name() {
+    let s = Sandbox::new();
+    s.ok(&["init"]);
+    let (a, b) = (data(SIZE, 7), data(SIZE, 8));
+    let disks = [format!("data={}", s.file("a.raw", &a)), format!("wal={}", s.file("b.raw", &b))];
+    let mut serve = s.start(&["serve", "shop", &disks[0], &disks[1]]);
+    serve.says("shop/wal");
+    s.ok(&["backup", "shop"]);
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let to = ["--to", "data=na.raw", "--to", "wal=nb.raw"];
+    let mut args = vec!["restore", "shop", "--as", "copy", "--listen", &listen];
+    args.extend(to);
+    let mut r = s.start(&args);
+    r.says("nbd+unix:///copy/wal");
+    assert!(whole(&mut client(&s, "copy/data")) == a && whole(&mut client(&s, "copy/wal")) == b);
+    assert_eq!(s.json(&["status"]).as_array().unwrap().len(), 2);
+    // A backup of what is still being restored.
+    client(&s, "copy/wal").write(1 << 20, &sector("new")).unwrap();
+    s.ok(&["backup", "copy"]);
+    s.ok(&["cutover", "copy"]);
+    s.ok(&["restore", "copy/wal@latest", "--to", "check.raw"]);
+    assert_eq!(&read(s.path("check.raw"))[1 << 20..][..512], sector("new"));
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0, "{}", r.said());
+}
