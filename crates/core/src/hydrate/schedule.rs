@@ -128,6 +128,10 @@ impl Schedule {
         }
         Ok(())
     }
+    /// A new hot list in place of what is left of the old one; what is local already is passed over.
+    pub fn set_hot(&mut self, hot: Vec<u64>) {
+        self.hot = hot.into_iter();
+    }
     /// See [`neighbours`].
     pub fn set_neighbours(&mut self, n: u64) {
         self.neighbours = n.min(NEIGHBOURS);

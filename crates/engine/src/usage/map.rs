@@ -248,7 +248,10 @@ impl UsageMap {
     }
     /// Gives first reads their rank, in the order they came.
     fn rank_entered(&self, s: &mut State) {
-        if self.started_cold.swap(false, Relaxed) {
+        // Boot reads soon after a start that was told (a restore, say) belong to that start; taking them for another
+        // would push the good set out.
+        let told = s.summary.cold_starts > 0 && s.trace.since_ms < QUIET_MS;
+        if self.started_cold.swap(false, Relaxed) && !told {
             begin_trace(s);
         }
         for extent in self.touches.take_entered() {

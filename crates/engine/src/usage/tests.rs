@@ -348,6 +348,23 @@ fn a_map_is_inherited_while_the_volume_is_served() {
 }
 
 #[test]
+fn boot_reads_of_a_restored_guest_are_part_of_its_start() {
+    let w = World::new(1024);
+    (7..40).for_each(|e| w.read(e));
+    let (snapshot, stored) = pages(&w.map, None);
+    let mut target = World::new(1024);
+    target.map.inherit(VOLUME, &snapshot.summary, &mut stored.into_iter()).unwrap();
+    target.map.expect_cold_start();
+    target.read(500);
+    target.serve(12_000);
+    target.map.read(ByteRange::new(0, 512));
+    target.serve(12_000);
+    let f = target.facts();
+    assert_eq!(target.map.summary().cold_starts, 2);
+    assert_eq!((f[&7].rank_before(), f[&500].rank(), f[&0].rank()), (Some(0), Some(0), Some(0)));
+}
+
+#[test]
 fn a_start_told_twice_is_one() {
     let w = World::new(1024);
     w.read(9);

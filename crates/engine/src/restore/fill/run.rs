@@ -99,6 +99,8 @@ impl Fill {
         let stored = s.throttle.extent_stored().max(1);
         let probe = s.away.is_some();
         let most = if probe || s.is_inline() { 1 } else { BATCH_MAX };
+        // What is asked for in one call may become one request, and a demand fetch behind it waits for all of it.
+        let together = (s.throttle.chunk() / stored).max(1) as usize;
         let mut left = s.throttle.allowance(now);
         for _ in 0..most {
             if left < stored && !(left > 0 && s.asked.is_empty()) {
@@ -125,7 +127,7 @@ impl Fill {
             s.throttle.started(stored);
             left = left.saturating_sub(stored);
             match batch.last_mut() {
-                Some((v, extents)) if *v == volume => extents.push(next.extent),
+                Some((v, extents)) if *v == volume && extents.len() < together => extents.push(next.extent),
                 _ => batch.push((volume, vec![next.extent])),
             }
         }
@@ -186,6 +188,12 @@ impl Fill {
         if let Some(v) = lock(&self.state).schedule.volumes.get_mut(volume) {
             v.set_weight(weight);
         }
+    }
+    /// Another hot list with its weights, for instance when the usage map is there at last: a fill may begin at once with
+    /// the list of the snapshot, or with none.
+    pub fn set_hot(&self, volume: usize, hot: Vec<(u64, u8)>) {
+        lock(&self.state).set_hot(volume, hot);
+        self.inbox.ring();
     }
     /// `tune --first`: these before everything else in the background.
     pub fn first(&self, volume: usize, extents: ExtentRange) -> std::result::Result<(), TooManyFirst> {

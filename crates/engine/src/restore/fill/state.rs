@@ -116,6 +116,15 @@ impl State {
         }
     }
 
+    /// See `Fill::set_hot`.
+    pub(super) fn set_hot(&mut self, volume: usize, hot: Vec<(u64, u8)>) {
+        let Some(schedule) = self.schedule.volumes.get_mut(volume) else { return };
+        schedule.set_hot(hot.iter().map(|(extent, _)| *extent).collect());
+        let extents = self.rests[volume].extents;
+        self.weighed[volume] = hot.into_iter().filter(|(e, w)| *w > 0 && *e < extents).collect();
+        self.online_next = Duration::ZERO;
+    }
+
     // ---- what came
 
     /// Takes reports in.

@@ -144,6 +144,22 @@ fn hot_first_then_the_rest_and_neighbours_of_a_miss_before_both() {
 }
 
 #[test]
+fn a_hot_list_may_come_late() {
+    let options = FillOptions { online: Online::new(vec![Threshold::Usage(1.0)]), ..FillOptions::default() };
+    let w = world(Make::default(), options);
+    w.steps(5);
+    assert!(!w.set.is_online() && w.fetched(Source::Hot) == 0);
+    w.fill.set_hot(0, vec![(80, 8), (81, 8), (0, 2), (5000, 8)]);
+    while !w.set.is_online() {
+        w.clock.advance(Duration::from_millis(100));
+        w.steps(1);
+    }
+    assert!(w.fetched(Source::Hot) == 2 && w.fill.status().progress.local_extents < 12);
+    assert_eq!(w.steps(10_000), FillStep::Complete);
+    w.check_contents();
+}
+
+#[test]
 fn online_at_the_first_threshold() {
     let hot: Vec<(u64, u8)> = (0..10).map(|e| (e, 8)).collect();
     let at = |t: &[Threshold]| {
