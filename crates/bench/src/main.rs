@@ -79,10 +79,18 @@ enum Verb {
     Blast { address: String },
     /// Filling over a link, and demand reads beside it (needs root)
     Fill(FillArgs),
-    /// Tiny versions of every benchmark, judging nothing by time
-    Smoke,
-    /// Every benchmark in turn
-    All(Output),
+    /// Tiny versions of every benchmark (or those whose name contains ONLY), judging nothing by time
+    Smoke {
+        #[arg(default_value = "")]
+        only: String,
+    },
+    /// Every benchmark in turn (or those whose name contains ONLY)
+    All {
+        #[command(flatten)]
+        output: Output,
+        #[arg(default_value = "")]
+        only: String,
+    },
 }
 
 #[derive(Args)]
@@ -284,8 +292,8 @@ fn main() -> ExitCode {
         Verb::Order { repo, key, order } => order::print(&repo, &key, &order),
         Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),
-        Verb::Smoke => smoke(),
-        Verb::All(output) => all(&output),
+        Verb::Smoke { only } => each(true, &only, &Report::new(None)),
+        Verb::All { output, only } => each(false, &only, &Report::new(output.report)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -388,22 +396,62 @@ fn fill_link(args: &FillArgs) -> Result<()> {
     fill::run(&size, &Report::new(args.output.report.clone()))
 }
 
-/// Everything at its real size.
-fn all(output: &Output) -> Result<()> {
-    let report = Report::new(output.report.clone());
-    let second = Duration::from_secs(1);
-    served::run(
-        &served::Size { rounds: 5, time: second, file: 1 << 30, only: String::new(), brief: false },
-        &report,
-    )
-}
+/// A benchmark by name, at its real size or tiny.
+type Benchmark = (&'static str, fn(bool, &Report) -> Result<()>);
 
-/// Everything tiny: keeps the harness alive, judges nothing by time.
-fn smoke() -> Result<()> {
-    let report = Report::new(None);
-    let blink = Duration::from_millis(50);
-    served::run(
-        &served::Size { rounds: 1, time: blink, file: 8 << 20, only: String::new(), brief: true },
-        &report,
-    )
+const BENCHMARKS: [Benchmark; 6] = [
+    ("served", |tiny, report| {
+        let (time, file) =
+            if tiny { (Duration::from_millis(40), 8 << 20) } else { (Duration::from_secs(1), 1 << 30) };
+        let rounds = if tiny { 1 } else { 5 };
+        served::run(&served::Size { rounds, time, file, only: String::new(), brief: tiny }, report)
+    }),
+    ("copies", |tiny, report| {
+        let (rounds, image) = if tiny { (1, 48 << 20) } else { (5, 2 << 30) };
+        copies::run(&copies::Size { rounds, image, changed: 0.02, without: Vec::new() }, report)
+    }),
+    ("flush", |tiny, report| {
+        let (rounds, time, disk, fill) = if tiny {
+            (1, Duration::from_millis(300), 64 << 20, 10_000_000)
+        } else {
+            (5, Duration::from_secs(5), 2 << 30, 50_000_000)
+        };
+        flush::run(&flush::Size { rounds, time, disk, fill }, report)
+    }),
+    ("backup-guest", |tiny, report| {
+        let (rounds, disk, time) = if tiny {
+            (1, 32 << 20, Duration::from_millis(500))
+        } else {
+            (5, 2 << 30, Duration::from_secs(5))
+        };
+        backup_guest::run(&backup_guest::Size { rounds, disk, time, pace: 2000, sparse: disk << 9 }, report)
+    }),
+    ("growth", |tiny, report| {
+        let (rounds, disks) = if tiny { (1, vec![1, 4]) } else { (5, vec![1, 64, 1024, 16384]) };
+        growth::run(&growth::Size { rounds, disks: disks.iter().map(|g| g << 30).collect() }, report)
+    }),
+    ("fill", |tiny, report| {
+        let (rounds, disk, reads) = if tiny { (1, 64 << 20, 20) } else { (5, 2 << 30, 300) };
+        let links = vec![rig::link::Shape { rate: 100_000_000, rtt_ms: 20 }];
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: fill needs root for its link");
+            return Ok(());
+        }
+        fill::run(&fill::Size { rounds, disk, links, reads }, report)
+    }),
+];
+
+/// Runs every benchmark whose name contains `only`; tiny ones judge nothing by time. One that fails does not stop the others.
+fn each(tiny: bool, only: &str, report: &Report) -> Result<()> {
+    let mut failed = Vec::new();
+    for (name, run) in BENCHMARKS.iter().filter(|(name, _)| name.contains(only)) {
+        let began = std::time::Instant::now();
+        println!("== {name}");
+        if let Err(error) = run(tiny, report) {
+            println!("FAILED {name}: {error}");
+            failed.push(*name);
+        }
+        println!("-- {name}: {:.0} s", began.elapsed().as_secs_f64());
+    }
+    if failed.is_empty() { Ok(()) } else { fail(format!("failed: {}", failed.join(", "))) }
 }
