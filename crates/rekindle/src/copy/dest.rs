@@ -52,7 +52,8 @@ impl Dest {
             }
             Err(e) => return Err(cannot(&e)),
         };
-        if let Some(h) = owner::owner_of(&absolute) {
+        // An online restore has locked its name and destinations before it looks.
+        if let Some(h) = owner::owner_of(&absolute).filter(|h| h.pid != std::process::id()) {
             return Err(owner::disk_busy(&absolute, &format!("process {} has it", h.pid)));
         }
         if let Some((_, found)) = holding(&absolute)?.filter(|(_, f)| !f.is_live()) {
