@@ -24,7 +24,7 @@ pub struct Cli {
     /// No remarks and no progress
     #[arg(short, long, global = true)]
     pub quiet: bool,
-    /// More remarks
+    /// Tell what is being done (REKINDLE_LOG=debug tells more)
     #[arg(short, long, global = true)]
     pub verbose: bool,
 }

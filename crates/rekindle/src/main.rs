@@ -23,8 +23,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before parsing: an error of clap is exit code 2 already, help and version are 0.
     let cli = cli::Cli::parse();
-    log();
-    let out = out::Out::new(cli.json, cli.quiet, cli.verbose);
+    log(cli.verbose);
+    let out = out::Out::new(cli.json, cli.quiet);
     match verbs::run(cli, out) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -34,11 +34,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tracing to stderr as `REKINDLE_LOG` says (`info`, `rekindle_engine=debug`); without it warnings only. `REKINDLE_LOG_JSON`
-/// makes lines of JSON.
-fn log() {
+/// Tracing to stderr as `REKINDLE_LOG` says (`info`, `rekindle_engine=debug`); without it warnings only, with `-v` what is
+/// being done too. `REKINDLE_LOG_JSON` makes lines of JSON.
+fn log(verbose: bool) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("REKINDLE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_env("REKINDLE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(if verbose { "info" } else { "warn" }));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
     if std::env::var_os("REKINDLE_LOG_JSON").is_some_and(|v| !v.is_empty()) {

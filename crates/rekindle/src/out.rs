@@ -14,8 +14,6 @@ pub struct Out {
     pub json: bool,
     /// No remarks and no progress.
     pub quiet: bool,
-    /// More remarks.
-    pub verbose: bool,
     /// stderr is a terminal: progress may redraw its line.
     pub live: bool,
     /// stdout is a terminal.
@@ -24,14 +22,8 @@ pub struct Out {
 
 impl Out {
     /// From the command line and what stdout and stderr are.
-    pub fn new(json: bool, quiet: bool, verbose: bool) -> Out {
-        Out {
-            json,
-            quiet,
-            verbose,
-            live: std::io::stderr().is_terminal(),
-            terminal: std::io::stdout().is_terminal(),
-        }
+    pub fn new(json: bool, quiet: bool) -> Out {
+        Out { json, quiet, live: std::io::stderr().is_terminal(), terminal: std::io::stdout().is_terminal() }
     }
     /// A result in words; nothing under `--json`.
     pub fn line(&self, text: impl AsRef<str>) {
@@ -54,12 +46,6 @@ impl Out {
     /// A warning, to stderr, said even with `-q`.
     pub fn warn(&self, text: impl AsRef<str>) {
         print(std::io::stderr(), &format!("warning: {}", text.as_ref()));
-    }
-    /// A remark for `-v`.
-    pub fn detail(&self, text: impl AsRef<str>) {
-        if self.verbose {
-            print(std::io::stderr(), text.as_ref());
-        }
     }
     /// One JSON document, readable, under `--json`; nothing otherwise.
     pub fn document<T: Serialize>(&self, doc: &T) {

@@ -59,6 +59,8 @@ fn online_at_once_then_filled_verified_and_settled() {
     assert!(whole(&mut c) == bytes);
     put(&mut c, &mut bytes, 4 << 20, "written while restoring");
     c.flush().unwrap();
+    let usage = s.json(&["usage", "db", "--by", "count"]);
+    assert!(usage[0]["used_bytes"].as_u64().unwrap() > 0, "counted from the first request: {usage}");
     s.ok(&["wait", "db", "--for=online"]);
     s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
     let status = s.json(&["status", "db"]);
@@ -81,6 +83,13 @@ fn online_at_once_then_filled_verified_and_settled() {
     r.signal(libc::SIGTERM);
     assert_eq!(r.end(), 0, "{}", r.said());
     assert!(read(s.path("new.raw")) == bytes);
+    let kept = s.json(&["usage", "db@latest"]);
+    assert_eq!(kept[0]["used_bytes"], SIZE, "kept with the snapshot: {kept}");
+    assert!(s.ok(&["usage", "db@latest", "--by", "trace"]).contains("100 % of the volume"));
+    let csv = s.ok(&["usage", "db@latest", "--csv"]);
+    assert_eq!((csv.lines().count(), csv.starts_with("volume,start,")), (1 + SIZE / 65536, true));
+    s.ok(&["usage", "db@latest", "--svg", "u.svg"]);
+    assert!(s.path("u.svg").exists());
     let again = s.messages(&["backup", "db"]).1.pop().unwrap();
     assert_eq!(again["backup"]["read_bytes"], 0, "{again}");
 }

@@ -7,7 +7,9 @@
 use crate::repository::{Snapshot, SnapshotWriter, VolumeSlot};
 use crate::usage::{Inherited, UsageMap};
 use rekindle_core::bytes::{Reader, Writer};
-use rekindle_core::usage::{Order, PAGE_EXTENTS, Ranker};
+use rekindle_core::usage::{
+    Facts, Order, PAGE_EXTENTS, PageError, PageId, Ranker, Summary, decode_page, empty_page,
+};
 use rekindle_core::volume::{ExtentRange, Uuid};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
@@ -62,6 +64,31 @@ impl<'a> Stored<'a> {
     /// The hot list: extents in restore order; empty if none was stored.
     pub fn hot_list(&self) -> Result<Vec<u64>> {
         self.volume.as_ref().map_or(Ok(Vec::new()), |name| Ok(self.snapshot.hot_list(name)?))
+    }
+    /// Calls `see` with every extent that a stored page names, as it was when the snapshot was taken. Gives the map's
+    /// summary and how many pages could not be used. `Kind::Gone` if no map was stored.
+    pub fn visit(&self, volume: Uuid, see: &mut dyn FnMut(u64, &Facts)) -> Result<(Summary, u64)> {
+        let gone = || Error::new(Kind::Gone, "no usage map was stored with this snapshot");
+        let bad = |e: PageError| Error::new(Kind::Corrupt, e.to_string());
+        let summary = Summary::decode(volume, &self.summary()?.ok_or_else(gone)?).map_err(bad)?;
+        let record = self.snapshot.volumes().iter().find(|v| v.uuid == volume).ok_or_else(gone)?;
+        let (mut facts, mut damaged) = (empty_page(), 0);
+        for index in 0..self.pages {
+            let Some(bytes) = self.page(index)? else { continue };
+            let id = PageId { volume, extent: record.geometry.extent, index };
+            let Ok(head) = decode_page(&id, &bytes, &mut facts) else {
+                damaged += 1;
+                continue;
+            };
+            for (i, f) in facts.iter_mut().enumerate() {
+                f.age(head.cold_starts, summary.cold_starts);
+                let extent = index * PAGE_EXTENTS as u64 + i as u64;
+                if extent < record.geometry.extents() && !f.is_empty() {
+                    see(extent, f);
+                }
+            }
+        }
+        Ok((summary, damaged))
     }
     /// Lets `map` (new, not yet served) go on with this usage. Pages that cannot be read count as damaged. `Kind::Gone`
     /// if no map was stored.

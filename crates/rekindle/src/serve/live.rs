@@ -60,6 +60,15 @@ impl Live {
     pub fn maps(&self) -> &[(Uuid, Arc<UsageMap>)] {
         &self.maps
     }
+    /// The usage maps, by volume name.
+    pub fn usage(&self) -> Vec<(String, Arc<UsageMap>)> {
+        let named = |v: &Arc<LiveVolume>| {
+            let id = v.identity();
+            let map = self.maps.iter().find(|(uuid, _)| *uuid == id.uuid)?;
+            Some((id.name, map.1.clone()))
+        };
+        self.set.volumes().iter().filter_map(named).collect()
+    }
     /// Once a second: usage is folded when a tick is due. (The set's own thread looks after tracking.)
     pub fn tick(&self) {
         let now = self.clock.now();

@@ -20,4 +20,5 @@ pub mod schedule;
 pub mod set;
 mod steer_restore;
 pub mod steering;
+mod usage;
 mod watch;

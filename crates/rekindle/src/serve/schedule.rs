@@ -18,10 +18,6 @@ impl Schedule {
         let next = calendar.next(now, &zone);
         Schedule { calendar, zone, next }
     }
-    /// The calendar it watches.
-    pub fn calendar(&self) -> &Calendar {
-        &self.calendar
-    }
     /// When it fires next.
     pub fn next(&self) -> Option<Timestamp> {
         self.next

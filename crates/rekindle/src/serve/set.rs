@@ -233,6 +233,13 @@ impl OwnedSet {
             }
         }
     }
+    /// The usage maps of its volumes, by volume name.
+    pub fn usage(&self) -> Vec<(String, Arc<UsageMap>)> {
+        match self.body() {
+            Body::Live(live) => live.usage(),
+            Body::Restoring(r) => r.usage(),
+        }
+    }
     /// The usage maps of its volumes, by volume uuid.
     pub fn maps(&self) -> Vec<(Uuid, Arc<UsageMap>)> {
         match self.body() {

@@ -55,6 +55,9 @@ impl Handler for Steering {
             })),
             Request::Wait { r#for, timeout_ms } => self.wait(&r#for, timeout_ms, reply),
             Request::Backup(request) => backup::asked(&self.shared, &self.set, &request, reply),
+            Request::Usage { volume, by, rows } => {
+                super::usage::tell(&self.set, volume.as_deref(), &by, rows, reply)
+            }
             Request::Stop => {
                 self.shared.asked.stop();
                 Ok(self.done("stop", vec![format!("{} is being stopped", self.set.name)]))

@@ -6,4 +6,5 @@ pub mod snapshot;
 pub mod status;
 pub mod svg;
 pub mod table;
+pub mod usage;
 pub mod words;

@@ -31,10 +31,6 @@ impl Table {
         assert_eq!(row.len(), self.columns.len(), "a row has a cell for every column");
         self.rows.push(row);
     }
-    /// No rows yet.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
     /// The lines, head first.
     pub fn lines(&self) -> Vec<String> {
         let head: Vec<String> = self.columns.iter().map(|(t, _)| t.clone()).collect();

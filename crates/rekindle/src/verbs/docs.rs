@@ -9,6 +9,7 @@ use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::serve::control::{Message, Request, SetStatus};
 use crate::show::snapshot::Snapshot;
+use crate::show::usage::UsageReport;
 use clap::CommandFactory;
 use std::path::Path;
 
@@ -31,6 +32,7 @@ pub fn schema(dir: &Path, out: Out) -> Outcome<u8> {
         ("init", schemars::schema_for!(Init)),
         ("timeline", schemars::schema_for!(Timeline)),
         ("show", schemars::schema_for!(Snapshot)),
+        ("usage", schemars::schema_for!(Vec<UsageReport>)),
         ("diff", schemars::schema_for!(Diff)),
         ("restore-plan", schemars::schema_for!(Plan)),
     ];

@@ -17,12 +17,14 @@ mod status;
 mod steer;
 mod timeline;
 mod tune;
+mod usage;
 pub mod wait;
 
 pub use steer::not_restoring;
+pub use usage::done as usage_done;
 
 use crate::cli::{Cli, Verb};
-use crate::errors::{Failure, Outcome};
+use crate::errors::Outcome;
 use crate::out::Out;
 
 /// Performs what was asked; the number is the process's exit code.
@@ -34,6 +36,7 @@ pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
         Verb::Diff(args) => diff::run(&args, out),
         Verb::Restore(args) => restore::run(&args, out),
         Verb::Backup(args) => backup::run(&args, out),
+        Verb::Usage(args) => usage::run(&args, out),
         Verb::Serve(args) => serve::run(&args, out),
         Verb::Status(args) => status::run(&args, out),
         Verb::Wait(args) => wait::run(&args, out),
@@ -45,10 +48,5 @@ pub fn run(cli: Cli, out: Out) -> Outcome<u8> {
         Verb::Completion { shell } => completion::run(shell),
         Verb::Man { dir } => docs::man(&dir, out),
         Verb::Schema { dir } => docs::schema(&dir, out),
-        other => Err(Failure::usage(
-            format!("`{other:?}` cannot be done"),
-            "its part of the engine has not landed",
-            "wait for it",
-        )),
     }
 }

@@ -2,6 +2,7 @@
 
 use super::SetStatus;
 use crate::errors::ExitError;
+use crate::show::usage::{UsageReport, UsageRow};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,23 @@ pub enum Message {
     Status(Status),
     /// Something happened once.
     Event(Event),
+    /// Usage of one volume.
+    Usage(UsageReport),
+    /// Facts of some extents of one volume.
+    UsageRows(UsageRows),
     /// The end of work that was done.
     Summary(Summary),
     /// The end of work that failed.
     ExitError(ExitError),
+}
+
+/// Facts of some extents of one volume.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UsageRows {
+    /// `shop/data`.
+    pub volume: String,
+    /// Ascending.
+    pub rows: Vec<UsageRow>,
 }
 
 /// How something stands now.

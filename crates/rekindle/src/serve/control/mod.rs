@@ -14,7 +14,9 @@ mod server;
 mod status;
 
 pub use client::{ask, follow};
-pub use message::{BackupSummary, CutoverSummary, Event, Message, Progress, RestoreSummary, Status, Summary};
+pub use message::{
+    BackupSummary, CutoverSummary, Event, Message, Progress, RestoreSummary, Status, Summary, UsageRows,
+};
 pub use request::{BackupRequest, First, RepositoryAccess, Request, Tune};
 pub use server::{ControlServer, Handler, Reply};
 pub use status::{BackupStatus, RestoreStatus, SetStatus, State, VolumeStatus};

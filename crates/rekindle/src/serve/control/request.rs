@@ -31,6 +31,15 @@ pub enum Request {
     },
     /// Throws a restore away.
     Discard,
+    /// A `usage` message for each volume, `usage_rows` before it where asked for.
+    Usage {
+        /// One volume; without it, all.
+        volume: Option<String>,
+        /// `trace`, `count`, `rate` or `score`.
+        by: String,
+        /// Every extent's facts too.
+        rows: bool,
+    },
     /// Ends serving as SIGTERM would.
     Stop,
 }

@@ -99,6 +99,10 @@ impl Restoring {
         let uuids = plan.volumes.iter().map(|v| v.volume().ok());
         uuids.zip(&self.volumes).filter_map(|(u, v)| Some((u?, v.usage.map()?.clone()))).collect()
     }
+    /// The usage maps that are there, by volume name.
+    pub fn usage(&self) -> Vec<(String, Arc<UsageMap>)> {
+        self.volumes.iter().filter_map(|v| Some((v.name.clone(), v.usage.map()?.clone()))).collect()
+    }
     /// Does something to the fill, now or as soon as there is one.
     pub fn with_fill(&self, act: impl FnOnce(&Fill) + Send + 'static) {
         let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
