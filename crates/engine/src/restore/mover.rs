@@ -5,7 +5,7 @@
 //! 2. pieces up to the mark are written to the target, extent by extent under its claim, where state and log are looked at
 //!    (again). An absent extent is moved only when the log covers it whole; in part it waits for the fill, or is asked for
 //!    when the log runs full. All of it zeros: the state says zero (the target is zero already, or is made so later);
-//! 3. rarely (log a quarter full, or 30 s): the changes of place so far are taken, then the target is flushed;
+//! 3. rarely (log a quarter full, or 30 s; in turns with 2): the changes of place so far are taken, then the target is flushed;
 //! 4. exactly those changes, and all marks, go to the durable pages;
 //! 5. pieces moved before the flush leave the index, if it still names them;
 //! 6. segments that nothing names leave the durable table, oldest first, after another flush of the log, so that a newer
@@ -78,6 +78,8 @@ pub(super) struct Mover {
     /// `Parts::landed` when the last pass began.
     landed: u64,
     moved: bool,
+    /// The last thing done was a pass, not a settling.
+    passed_last: bool,
     last_pass: Duration,
     last_settle: Duration,
     asked: Vec<(u16, u64)>,
@@ -92,6 +94,7 @@ impl Mover {
             left_behind: false,
             landed: 0,
             moved: false,
+            passed_last: false,
             last_pass: now,
             last_settle: now,
             asked: Vec::new(),
@@ -138,24 +141,35 @@ impl Mover {
             return Ok(Step::Worked);
         }
         let waited = now >= self.last_pass + self.pace.move_after;
-        if (fresh || self.left_behind && hurry) && (waited || pressed) || self.left_behind && waited {
-            self.landed = landed;
-            p.log.flush()?;
-            self.last_pass = now;
-            self.left_behind = false;
-            self.phase = Phase::Moving { at: (0, 0), mark: p.move_limit(p.log.durable()) };
-            return Ok(Step::Worked);
-        }
-        let pending = lock(&p.pending).len();
-        let anything = self.moved || pending > 0;
-        let due = now >= self.last_settle + self.pace.settle_after;
-        if anything && (due || hurry || full >= SETTLE_AT || !p.waiting.is_empty() || pending >= PENDING_MAX)
-        {
+        let pass = (fresh || self.left_behind && hurry) && (waited || pressed) || self.left_behind && waited;
+        // In turns: a guest that never stops writing must not keep moved records from being settled, nor a fill that
+        // never stops landing keep records from being moved.
+        if self.settle_due(p, now, full, hurry) && (self.passed_last || !pass) {
+            self.passed_last = false;
             self.last_settle = now;
             self.phase = Phase::Flush;
             return Ok(Step::Worked);
         }
-        Ok(Step::Idle)
+        if !pass {
+            return Ok(Step::Idle);
+        }
+        self.passed_last = true;
+        self.landed = landed;
+        p.log.flush()?;
+        self.last_pass = now;
+        self.left_behind = false;
+        self.phase = Phase::Moving { at: (0, 0), mark: p.move_limit(p.log.durable()) };
+        Ok(Step::Worked)
+    }
+    /// Rarely: a flush of the destination is dear while it is being filled.
+    fn settle_due(&self, p: &Parts, now: Duration, full: u64, hurry: bool) -> bool {
+        let pending = lock(&p.pending).len();
+        if !self.moved && pending == 0 {
+            return false;
+        }
+        let since = now.saturating_sub(self.last_settle);
+        let pressed = full >= SETTLE_AT && since >= self.pace.settle_after / 30 || full >= 2 * SETTLE_AT;
+        hurry || pressed || since >= self.pace.settle_after || !p.waiting.is_empty() || pending >= PENDING_MAX
     }
 
     /// Moves up to 64 extents.
