@@ -172,7 +172,23 @@ fn a_lost_instant_or_disk_ends_the_backup_whatever_the_readers_do() {
 #[test]
 fn pieces_come_in_order_whatever_the_readers_do() {
     use super::super::run::AtInstant;
-    use crate::read_ahead::{Found, ReadOrder, collect};
+    use crate::read_ahead::{Found, ReadOrder, Source, collect};
+    /// Some pieces take much longer than others.
+    struct Uneven<'a>(AtInstant<'a>);
+    impl Source for Uneven<'_> {
+        fn geometry(&self) -> Geometry {
+            self.0.geometry()
+        }
+        fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
+            self.0.next_data(from)
+        }
+        fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()> {
+            if extents.start % 3 == 1 {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.0.read(extents, out)
+        }
+    }
     let mut v = written(&(0..64).filter(|e| e % 7 != 0).collect::<Vec<_>>());
     let hot: Vec<u64> = (20..40).rev().collect();
     let mut orders = Vec::new();
@@ -180,7 +196,7 @@ fn pieces_come_in_order_whatever_the_readers_do() {
         let moment = Moment::of(&mut v);
         let order = ReadOrder::new(vec![ExtentRange { start: 0, end: 64 }], &hot);
         let (mut seen, image) = (Vec::new(), &moment.volumes[0].at.image);
-        collect(&AtInstant(&moment.volumes[0]), order, readers, &mut |found| {
+        collect(&Uneven(AtInstant(&moment.volumes[0])), order, readers, &mut |found| {
             match found {
                 Found::Zero(r) => seen.extend(r.iter()),
                 Found::Data(e, bytes) => {
