@@ -29,6 +29,7 @@ fn objects_are_immutable(s: &dyn Store) {
     assert_eq!(s.get("empty", Part::All).unwrap(), b"");
     assert_eq!(s.head("empty").unwrap(), Some(0));
     s.delete("a/b").unwrap();
+    assert_eq!(s.get("a/b", Part::All).unwrap_err().kind, Kind::Gone, "read, deleted, read");
     s.delete("a/b").unwrap();
     s.delete("never/was").unwrap();
     assert_eq!(s.head("a/b").unwrap(), None);

@@ -78,10 +78,15 @@ impl DirStore {
                 other => other?,
             };
             // Without working locks (ENOLCK) age alone protects the file.
-            let _ = fs::flock(&file, FlockOperation::LockExclusive);
+            let locked = self.step(Step::LockTmp).map(|()| fs::flock(&file, FlockOperation::LockExclusive));
             // Between create and lock somebody may have taken it for a leftover and removed it.
-            if fs::fstat(&file)?.st_nlink > 0 {
-                return Ok((tmp, file));
+            match locked.and_then(|_| fs::fstat(&file)) {
+                Ok(stat) if stat.st_nlink > 0 => return Ok((tmp, file)),
+                Ok(_) => {}
+                Err(e) => {
+                    self.remove_tmp(&tmp);
+                    return Err(e);
+                }
             }
         }
     }

@@ -156,6 +156,7 @@ impl DirStore {
 enum Step {
     MakeFolder,
     CreateTmp,
+    LockTmp,
     WriteTmp,
     FlushTmp,
     Name,

@@ -77,11 +77,21 @@ fn durable_before_named_named_before_answered() {
     let dir = tempfile::tempdir().unwrap();
     let s = DirStore::open(dir.path()).unwrap();
     s.put_new("a/b/x", &[b"1"]).unwrap();
-    let first =
-        [CreateTmp, WriteTmp, FlushTmp, MakeFolder, FlushFolder, MakeFolder, FlushFolder, Name, FlushFolder];
+    let first = [
+        CreateTmp,
+        LockTmp,
+        WriteTmp,
+        FlushTmp,
+        MakeFolder,
+        FlushFolder,
+        MakeFolder,
+        FlushFolder,
+        Name,
+        FlushFolder,
+    ];
     assert_eq!(s.hook.take(), first);
     s.put_new("a/b/y", &[b"1"]).unwrap();
-    assert_eq!(s.hook.take(), [CreateTmp, WriteTmp, FlushTmp, Name, FlushFolder]);
+    assert_eq!(s.hook.take(), [CreateTmp, LockTmp, WriteTmp, FlushTmp, Name, FlushFolder]);
     s.put_new("a/b/y", &[b"2"]).unwrap();
     assert_eq!(s.hook.take(), [FlushFolder], "a name found taken is durable before it is told");
     s.delete("a/b/y").unwrap();
@@ -216,6 +226,22 @@ fn leftovers_go_live_writers_stay() {
         stop.store(true, Ordering::SeqCst);
         assert!(answers.iter().all(|a| matches!(a, Ok(Put::Created))), "{answers:?}");
     });
+}
+
+#[test]
+fn a_file_taken_away_before_its_lock_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = DirStore::open(dir.path()).unwrap();
+    let base = dir.path().join(TMP);
+    s.hook.decide(move |at, step| {
+        if step == Step::LockTmp && at < 4 {
+            std::fs::read_dir(&base).unwrap().flatten().for_each(|f| std::fs::remove_file(f.path()).unwrap());
+        }
+        Ok(())
+    });
+    assert_eq!(s.put_new("x", &[b"1"]).unwrap(), Put::Created);
+    assert_eq!(s.get("x", Part::All).unwrap(), b"1");
+    assert_eq!(s.hook.take().iter().filter(|s| **s == Step::CreateTmp).count(), 3);
 }
 
 #[test]
