@@ -74,6 +74,8 @@ enum Verb {
         #[arg(default_value = "auto")]
         order: String,
     },
+    /// Follow the restore of shop, beside what a linear copy would have brought by then
+    Beside { repo: PathBuf, key: PathBuf },
     /// Send to whoever connects, as fast as it is taken
     #[command(hide = true)]
     Blast { address: String },
@@ -290,6 +292,7 @@ fn main() -> ExitCode {
             fill::store_server(&repo, &address, Duration::from_millis(delay_ms))
         }
         Verb::Order { repo, key, order } => order::print(&repo, &key, &order),
+        Verb::Beside { repo, key } => order::beside(&repo, &key),
         Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),
         Verb::Smoke { only } => each(true, &only, &Report::new(None)),
