@@ -1,4 +1,17 @@
-//! Restore volume: read path, write log, mover, fill, verification, hand-over.
+//! Restore volume: a moment opened writable, which becomes a live volume (DESIGN 6).
+//!
+//! A guest's byte: `volume` (the device) -> `write_log` (answered there) -> `mover` -> `target`. A byte of the moment:
+//! holder -> `fetch` (one flight an extent, asked by reads and by `fill`) -> `target`. Who may touch an extent of the target
+//! says `claims`; what survives of that is in `pages`; `plan` is the record that makes it a restore. `waiting` holds writes
+//! that found the log full; `instant` is a backup meanwhile; `verify` reads back; `handover` ends it. `set` begins and
+//! resumes, `threads` loops over the steps, `status` tells.
+//!
+//! | at once with | guest write | read | fill lands | mover moves | settling |
+//! |---|---|---|---|---|---|
+//! | guest write | one order: the log's append lock | log first | log lies above | only durable records, named again by sequence | marks taken with or after it |
+//! | read | | | state after log | holds what it resolved | segments are held |
+//! | fill lands | | | one flight | the claim, looked at again | taken before the flush, or the next time |
+//! | mover moves | | | | one mover | one thread does both |
 
 mod claims;
 mod fetch;
@@ -12,8 +25,10 @@ mod plan;
 mod set;
 #[cfg(all(test, feature = "shuttle"))]
 mod shuttle_tests;
+mod status;
 mod sync;
 mod target;
+mod threads;
 mod verify;
 mod volume;
 mod waiting;
@@ -25,9 +40,8 @@ pub use handover::{Adopt, HandOver, Settling, clear};
 pub use mover::{MoverPace, Step};
 pub use parts::{GuestUse, Uncache};
 pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
-pub use set::{
-    NewVolume, RestoreOptions, RestoreSet, RestoreState, RestoreStatus, VolumeParts, VolumeStatus,
-};
+pub use set::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+pub use status::{RestoreState, RestoreStatus, VolumeStatus};
 pub use verify::Verifier;
 pub use volume::RestoreVolume;
 pub use write_log::LogLimits;

@@ -79,83 +79,6 @@ impl Default for RestoreOptions {
     }
 }
 
-/// The state word of a status line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RestoreState {
-    /// The threshold for going online is not reached.
-    Opening,
-    /// Served, filling.
-    Online,
-    /// Everything is here, not yet verified.
-    Complete,
-    /// Read back and right.
-    Verified,
-    /// The holder is away and somebody waits for it.
-    Stalled,
-    /// Filling stands still because it was told to.
-    Paused,
-    /// Nothing goes on until it is opened again.
-    Failed,
-    /// Handed over.
-    Live,
-}
-
-impl RestoreState {
-    /// The word users meet.
-    pub fn word(self) -> &'static str {
-        match self {
-            RestoreState::Opening => "opening",
-            RestoreState::Online => "online",
-            RestoreState::Complete => "complete",
-            RestoreState::Verified => "verified",
-            RestoreState::Stalled => "stalled",
-            RestoreState::Paused => "paused",
-            RestoreState::Failed => "failed",
-            RestoreState::Live => "live",
-        }
-    }
-}
-
-/// One volume of a status.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct VolumeStatus {
-    /// Label.
-    pub name: String,
-    /// Extents in all.
-    pub extents: u64,
-    /// Only the holder has these.
-    pub absent: u64,
-    /// Zero by state, not yet in the destination.
-    pub zero: u64,
-}
-
-/// What is going on.
-#[derive(Clone, Debug)]
-pub struct RestoreStatus {
-    /// In one word.
-    pub state: RestoreState,
-    /// In the set's order.
-    pub volumes: Vec<VolumeStatus>,
-    /// Bytes of the log in use, and the bound.
-    pub log_bytes: (u64, u64),
-    /// Pieces of its index, and the bound.
-    pub log_pieces: (u64, u64),
-    /// Reads that wait for the holder.
-    pub reads_waiting: usize,
-    /// Writes that wait for room in the log.
-    pub writes_waiting: usize,
-    /// How long the holder has been away.
-    pub away: Option<Duration>,
-    /// Met by background work that tries again.
-    pub trouble: Option<String>,
-    /// Why it failed.
-    pub failed: Option<String>,
-    /// The last verification found and mended this many extents.
-    pub mended: u64,
-    /// An earlier run lost unflushed writes because a flush of the log failed.
-    pub lost_after_failed_flush: bool,
-}
-
 /// A set being restored.
 pub struct RestoreSet {
     pub(super) parts: Arc<Parts>,
@@ -166,8 +89,8 @@ pub struct RestoreSet {
     pub(super) state: Arc<dyn LogDir>,
     online: AtomicBool,
     paused: AtomicBool,
-    report: LogReport,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    pub(super) report: LogReport,
+    pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 fn state_name(i: usize) -> String {
@@ -418,126 +341,9 @@ impl RestoreSet {
         self.missing() == (0, 0)
     }
 
-    /// What is going on.
-    pub fn status(&self) -> RestoreStatus {
-        let p = &self.parts;
-        let failed = p.failed().map(|e| e.to_string());
-        let away = lock(&p.health.away_since).map(|since| p.clock.now().saturating_sub(since));
-        let (reads, writes) = (p.reads_waiting(), p.waiting.len());
-        let plan = lock(&self.plan);
-        let state = match () {
-            () if plan.1.phase == Phase::Live => RestoreState::Live,
-            () if failed.is_some() => RestoreState::Failed,
-            () if plan.1.verified => RestoreState::Verified,
-            () if self.is_complete() => RestoreState::Complete,
-            () if away.is_some() => RestoreState::Stalled,
-            () if !self.is_online() => RestoreState::Opening,
-            () if self.is_paused() => RestoreState::Paused,
-            () => RestoreState::Online,
-        };
-        let volume = |v: &Volume| VolumeStatus {
-            name: v.name.clone(),
-            extents: v.claims.extents(),
-            absent: v.claims.absent(),
-            zero: v.claims.zero(),
-        };
-        RestoreStatus {
-            state,
-            volumes: p.volumes.iter().map(volume).collect(),
-            log_bytes: (p.log.used(), p.log.limits().bytes_max),
-            log_pieces: (p.log.pieces() as u64, p.log.limits().pieces_max as u64),
-            reads_waiting: reads,
-            writes_waiting: writes,
-            away,
-            trouble: lock(&p.health.trouble).as_ref().map(|e| e.to_string()),
-            failed,
-            mended: self.mended.load(Relaxed),
-            lost_after_failed_flush: self.report.lost_after_failed_flush,
-        }
-    }
     /// How many records of the log counted when this was opened.
     pub fn records_recovered(&self) -> u64 {
         self.report.records
-    }
-
-    // ---- threads
-
-    /// Lets threads loop over the steps: mover, log and timer, flusher, and `workers` for fetches.
-    pub fn start(self: &Arc<Self>, workers: usize) -> Result<()> {
-        self.parts.threaded.store(true, Release);
-        let spawn = |name: String, body: Box<dyn Fn(&RestoreSet) + Send>| -> Result<()> {
-            // Weak, so that a set that is dropped without `stop` ends its threads too.
-            let weak = Arc::downgrade(self);
-            let thread = std::thread::Builder::new().name(name).spawn(move || {
-                while let Some(set) = weak.upgrade().filter(|s| !s.parts.stopping.load(Acquire)) {
-                    body(&set);
-                }
-            });
-            lock(&self.threads).push(thread.map_err(|e| Error::os("starting a thread", &e))?);
-            Ok(())
-        };
-        spawn("rk-mover".into(), Box::new(|s| s.mover_round()))?;
-        spawn("rk-log".into(), Box::new(|s| s.log_round()))?;
-        spawn("rk-flush".into(), Box::new(|s| s.flush_round()))?;
-        for i in 0..workers.max(1) {
-            spawn(format!("rk-fetch-{i}"), Box::new(|s| s.work_round()))?;
-        }
-        Ok(())
-    }
-    fn mover_round(&self) {
-        match self.mover_step(false) {
-            Ok(Step::Worked) => {}
-            Ok(Step::Idle) => self.parts.mover_signal.wait(Duration::from_millis(200)),
-            Err(_) => self.parts.mover_signal.wait(Duration::from_secs(1)),
-        }
-    }
-    fn log_round(&self) {
-        match self.log_step() {
-            Ok(Step::Worked) => {}
-            Ok(Step::Idle) => self.parts.log.wait_until_wanted(Duration::from_millis(100)),
-            Err(e) => {
-                *lock(&self.parts.health.trouble) = Some(e.at("preparing the write log"));
-                std::thread::sleep(Duration::from_secs(1));
-            }
-        }
-        self.timer_step();
-    }
-    fn flush_round(&self) {
-        let asked = std::mem::take(&mut *lock(&self.parts.flush_queue));
-        if asked.is_empty() {
-            return self.parts.flush_signal.wait(Duration::from_millis(200));
-        }
-        let done = self.parts.log.flush();
-        for (token, sink) in asked {
-            let result = done.clone().map(|()| Vec::new());
-            sink.complete(rekindle_io::block::Completion { token, result });
-        }
-    }
-    fn work_round(&self) {
-        if !self.parts.work_step() {
-            self.parts.wait_for_work(Duration::from_millis(200));
-        }
-    }
-    /// Ends the threads; everything answered is durable then. What is in the log stays there: the next opening finds it.
-    pub fn stop(&self) -> Result<()> {
-        self.parts.stopping.store(true, Release);
-        self.parts.mover_signal.ring();
-        self.parts.flush_signal.ring();
-        self.parts.work_came.notify_all();
-        for t in std::mem::take(&mut *lock(&self.threads)) {
-            if t.join().is_err() {
-                tracing::error!("a thread of the restore panicked");
-            }
-        }
-        self.parts.threaded.store(false, Release);
-        self.answer_flushes();
-        self.parts.log.flush()
-    }
-    /// Answers the flushes that the flusher's thread, which has ended, left.
-    pub(super) fn answer_flushes(&self) {
-        if !lock(&self.parts.flush_queue).is_empty() {
-            self.flush_round();
-        }
     }
 }
 

@@ -1,0 +1,146 @@
+//! Space: segments prepared ahead, freed oldest first, used again behind the last reader.
+
+use super::{READY, Segment, TABLE, WriteLog, file_name};
+use crate::restore::lock;
+use rekindle_core::log::{SegmentEntry, SegmentHeader};
+use rekindle_io::Result;
+use rekindle_io::logfile::{LogDir, LogFile};
+use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+impl WriteLog {
+    /// Waits until a segment is to be prepared.
+    pub fn wait_until_wanted(&self, at_most: Duration) {
+        self.wanted.wait(at_most);
+    }
+    /// Prepares one segment if fewer than needed are ready; true if it did.
+    pub fn prepare(&self) -> Result<bool> {
+        let short = {
+            let a = lock(&self.append);
+            let ahead = (a.full + 1 + a.ready.len() as u64) * self.limits.segment_bytes;
+            a.ready.is_empty() || a.ready.len() < READY && ahead < self.limits.bytes_max
+        };
+        if short {
+            self.prepare_one(true)?;
+        }
+        Ok(short)
+    }
+    pub(super) fn prepare_one(&self, sync_names: bool) -> Result<()> {
+        let mut k = lock(&self.keeper);
+        let (number, incarnation) = (k.table.next_segment, k.table.incarnation);
+        let bytes = self.limits.segment_bytes;
+        let header = SegmentHeader { owner: self.owner, segment: number, incarnation, bytes }.encode();
+        let (file_number, file) = match k.spare.pop() {
+            Some((n, file)) => {
+                file.write_at(0, &[&header])?;
+                file.sync()?;
+                (n, file)
+            }
+            None => {
+                let n = k.table.next_file;
+                let file = self.new_file(n, &header)?;
+                if sync_names {
+                    self.dir.sync_names()?;
+                }
+                (n, file)
+            }
+        };
+        let mut table = k.table.clone();
+        table.next_segment += 1;
+        table.next_file = table.next_file.max(file_number + 1);
+        table.segments.push(SegmentEntry {
+            segment: number,
+            file: file_number,
+            incarnation,
+            bytes,
+            end: None,
+        });
+        // The table names a segment before its first record: a record nobody names would be lost.
+        k.slot.store(&table.encode())?;
+        k.table = table;
+        let segment = Arc::new(Segment { number, file_number, file, first: AtomicU64::new(0) });
+        lock(&self.append).ready.push_back(segment);
+        Ok(())
+    }
+    /// A file written with zeros: a merely allocated one would cost three times as much per FLUSH.
+    fn new_file(&self, n: u32, header: &[u8]) -> Result<Arc<dyn LogFile>> {
+        const STEP: u64 = 1 << 20;
+        // The table never named this number: whatever has the name is the remainder of an attempt that failed.
+        self.dir.remove(&file_name(n))?;
+        let file = self.dir.create(&file_name(n))?;
+        let zeros = vec![0; STEP.min(self.limits.segment_bytes) as usize];
+        for at in (0..self.limits.segment_bytes).step_by(STEP as usize) {
+            file.write_at(at, &[&zeros[..STEP.min(self.limits.segment_bytes - at) as usize]])?;
+        }
+        file.write_at(0, &[header])?;
+        file.sync()?;
+        Ok(file)
+    }
+
+    /// What was moved leaves the index. The caller has made target, state and marks durable since it was moved.
+    pub fn free_moved(&self) {
+        let mut from = Some((0, 0));
+        while let Some(at) = from {
+            from = self.shared.write().unwrap_or_else(PoisonError::into_inner).index.free_moved(at, 4096);
+        }
+    }
+    /// Segments that nothing names any more leave the durable table, oldest first; true if there were any. Flushes the
+    /// log first: what superseded their records must not be lost with them gone.
+    pub fn free_segments(&self) -> Result<bool> {
+        let free = self.freeable();
+        let Some(last) = free.last() else { return Ok(false) };
+        self.flush()?;
+        let mut k = lock(&self.keeper);
+        let mut table = k.table.clone();
+        table.segments.retain(|s| s.segment > *last);
+        table.first_sequence = self.first_sequence_behind(*last);
+        k.slot.store(&table.encode())?;
+        k.table = table;
+        let mut a = lock(&self.append);
+        let mut shared = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        for number in free {
+            k.retiring.extend(shared.segments.remove(&number));
+            a.full -= 1;
+        }
+        self.used.store(a.full * self.limits.segment_bytes + a.at, Release);
+        Ok(true)
+    }
+    /// The oldest segments in use, the current one excepted, that no piece names.
+    fn freeable(&self) -> Vec<u32> {
+        let current = lock(&self.append).current.as_ref().map_or(u32::MAX, |s| s.number);
+        let shared = self.shared();
+        let old = shared.segments.keys().take_while(|n| **n != current && shared.index.live(**n) == 0);
+        old.copied().collect()
+    }
+    /// The sequence the log begins with when everything up to segment `last` is gone.
+    fn first_sequence_behind(&self, last: u32) -> u64 {
+        let a = lock(&self.append);
+        let shared = self.shared();
+        shared.segments.range(last + 1..).next().map_or(a.next, |(_, s)| s.first.load(Acquire))
+    }
+    /// Files of freed segments whose last read has ended become spare; true if there were any.
+    pub fn recycle(&self) -> Result<bool> {
+        let mut k = lock(&self.keeper);
+        let before = k.retiring.len();
+        let mut waiting = Vec::new();
+        for segment in std::mem::take(&mut k.retiring) {
+            match Arc::try_unwrap(segment) {
+                Ok(s) if k.spare.len() < READY => k.spare.push((s.file_number, s.file)),
+                Ok(s) => self.dir.remove(&file_name(s.file_number))?,
+                Err(held) => waiting.push(held),
+            }
+        }
+        k.retiring = waiting;
+        Ok(k.retiring.len() < before)
+    }
+    /// Removes all files: after a hand-over voided the log.
+    pub fn remove(dir: &dyn LogDir) -> Result<()> {
+        for name in dir.names()? {
+            if name == TABLE || name.starts_with("log-") {
+                dir.remove(&name)?;
+            }
+        }
+        dir.sync_names()
+    }
+}
