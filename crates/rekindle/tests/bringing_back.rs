@@ -179,6 +179,12 @@ fn steered_while_it_runs() {
 fn thrown_away_only_by_name() {
     let s = Sandbox::new();
     lost(&s);
+    let plan =
+        ["restore", "db", "--to", "new.raw", "--listen", "unix:./n.sock", "-n", "--bandwidth", "1MB/s"];
+    let said = s.ok(&plan);
+    assert!(said.contains("new.raw.rekindle") && said.contains("50 % of I/O local"), "{said}");
+    assert_eq!(s.json(&plan)["online"]["online_s"], 0.0);
+    assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists(), "-n makes nothing");
     let mut r = restore(&s, &["--limit", "1kB/s"]);
     r.says("nbd+unix");
     assert!(s.fails(14, &["discard", "db"]).contains("--yes db"));

@@ -106,3 +106,61 @@ fn a_configuration_is_checked_and_served() {
     serve.signal(SIGTERM);
     assert_eq!(serve.end(), 0);
 }
+
+#[test]
+fn schedules_run_and_systemd_is_told() {
+    let s = Sandbox::new();
+    s.ok(&["init"]);
+    let disk = s.file("a.raw", data(1 << 20, 1));
+    let notify = std::os::unix::net::UnixDatagram::bind(s.path("notify")).unwrap();
+    notify.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let config = format!(
+        "repo = \"{}\"\nkey_file = \"{}\"\n[set.db]\nvolumes = \"{disk}\"\nbackup = \"*:*:*\"\n",
+        s.text("repo"),
+        s.text("key")
+    );
+    let config = s.file("c.toml", config);
+    let mut command = s.command(&["serve", "-c", &config]);
+    command
+        .env_remove("REKINDLE_REPO")
+        .env_remove("REKINDLE_KEY_FILE")
+        .env("NOTIFY_SOCKET", s.path("notify"));
+    let mut serve = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut heard = [0; 512];
+    let n = notify.recv(&mut heard).unwrap();
+    assert!(String::from_utf8_lossy(&heard[..n]).starts_with("READY=1"));
+    let begun = std::time::Instant::now();
+    while s.json(&["timeline"])["snapshots"].as_array().unwrap().len() < 2 {
+        assert!(begun.elapsed().as_secs() < 20, "no scheduled backup");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let backup = &s.json(&["status"])[0]["backup"];
+    assert!(backup["next"].is_string() && backup["last_error"].is_null(), "{backup}");
+    // SAFETY: kill takes two integers; the child is ours and not yet reaped.
+    unsafe { libc::kill(serve.id() as i32, SIGTERM) };
+    assert_eq!(serve.wait().unwrap().code(), Some(0));
+    let n = notify.recv(&mut heard).unwrap();
+    assert!(String::from_utf8_lossy(&heard[..n]).contains("STOPPING=1"));
+}
+
+#[test]
+fn tcp_is_served_and_watching_ends_with_a_signal() {
+    let s = Sandbox::new();
+    let disk = s.file("a.raw", data(1 << 20, 1));
+    let mut serve = s.start(&["serve", "db", &disk, "--listen", "tcp:127.0.0.1:0"]);
+    serve.says("nbd://127.0.0.1:");
+    let mut watch = s.start(&["status", "--watch"]);
+    watch.says("db    live");
+    watch.signal(SIGINT);
+    assert_eq!(watch.end(), 0);
+    // Root and the same user only, and only what the protocol knows.
+    use std::io::{Read, Write};
+    let mut socket = std::os::unix::net::UnixStream::connect(s.path("run/db.sock")).unwrap();
+    socket.write_all(b"{\"verb\":\"format\"}\n").unwrap();
+    let mut said = String::new();
+    socket.read_to_string(&mut said).unwrap();
+    assert!(said.contains("exit_error") && said.contains("unknown variant"), "{said}");
+    socket = std::os::unix::net::UnixStream::connect(s.path("run/db.sock")).unwrap();
+    socket.write_all(b"{\"verb\":\"stop\"}\n").unwrap();
+    assert_eq!(serve.end(), 0);
+}

@@ -27,7 +27,7 @@ struct Kept {
 
 impl Counting {
     /// From now on into `map`, what was kept first.
-    pub fn into_map(&self, map: Arc<UsageMap>) {
+    pub fn count_into(&self, map: Arc<UsageMap>) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         for (write, range) in std::mem::take(&mut kept.operations) {
             if write { map.write(range) } else { map.read(range) }
@@ -87,7 +87,7 @@ mod tests {
         GuestUse::write(&c, at(2));
         let g = Geometry::new(1 << 20, ExtentBytes::DEFAULT, 512, 512).unwrap();
         let map = UsageMap::open(&*MemDir::new(), "usage", Uuid([1; 16]), g).unwrap();
-        c.into_map(map.clone());
+        c.count_into(map.clone());
         Observer::read(&c, at(1));
         map.close().unwrap();
         let mut seen = Vec::new();

@@ -111,7 +111,7 @@ fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
         if let Opened::Lost(why) = map.opened() {
             tracing::warn!("usage of {name} begins anew: {why}");
         }
-        counting.into_map(map.clone());
+        counting.count_into(map.clone());
     }
     Ok((volume, map.map(|map| (uuid, map))))
 }

@@ -53,6 +53,9 @@ pub struct RestoringVolume {
     pub usage: Arc<Counting>,
 }
 
+/// Something to be done to the fill.
+type Steer = Box<dyn FnOnce(&Fill) + Send>;
+
 /// The restore.
 pub struct Restoring {
     /// The set's name.
@@ -74,7 +77,7 @@ pub struct Restoring {
     online_after: OnceLock<Duration>,
     fill: OnceLock<Arc<Fill>>,
     /// Steered before the fill was there.
-    early: Mutex<Vec<Box<dyn FnOnce(&Fill) + Send>>>,
+    early: Mutex<Vec<Steer>>,
     verified_bytes: AtomicU64,
     stop: AtomicBool,
     upkeep: Mutex<Option<JoinHandle<()>>>,

@@ -108,7 +108,7 @@ impl Restoring {
         let geometry = self.set.volumes()[i].geometry();
         let map = UsageMap::open(&*dir, MAP, uuid, geometry)?;
         // What the guest did since it was served is in it first; pages of the snapshot are added to that.
-        volume.usage.into_map(map.clone());
+        volume.usage.count_into(map.clone());
         if map.opened() != Opened::Kept {
             if let Some(source) = self.source(i) {
                 match StoredUsage::new(&self.snapshot, source).inherit(&map, source) {

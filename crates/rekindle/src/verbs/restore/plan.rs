@@ -5,9 +5,13 @@ use crate::copy::dest::{Dest, Found};
 use crate::copy::{self, Copy};
 use crate::errors::Outcome;
 use crate::out::Out;
+use crate::serve::restoring::StatePlace;
 use crate::show::words;
 use crate::units;
 use crate::verbs::moment;
+use rekindle_core::hydrate::{Assumed, Forecast, Threshold, forecast, steps as forecast_steps};
+use rekindle_core::usage::Summary;
+use rekindle_engine::backup::StoredUsage;
 use rekindle_engine::repository::{Repository, Snapshot, VolumeRecord};
 use rekindle_io::block::MemBlock;
 use rekindle_io::holder::Holder;
@@ -99,6 +103,26 @@ pub struct Plan {
     bytes_per_s: f64,
     /// Forecast of the whole copy.
     complete_s: f64,
+    /// How an online restore would go; absent for a plain copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    online: Option<Online>,
+}
+
+/// The forecast of an online restore, in seconds from its beginning.
+#[derive(Serialize, JsonSchema)]
+pub struct Online {
+    /// The exports appear.
+    online_s: f64,
+    /// 50 % of the next start's reads are local.
+    local_50_s: f64,
+    /// 90 %.
+    local_90_s: f64,
+    /// 99 %.
+    local_99_s: f64,
+    /// Reads that will have waited for the repository a minute after the guest's start.
+    misses_60_s: u64,
+    /// Where write log and state would lie; part of the volume until settled.
+    state_place: String,
 }
 
 /// One destination of a plan.
@@ -126,7 +150,10 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
         None => measured(&holders)?,
     };
     let rate = args.limit.as_deref().map(units::rate).transpose()?.map_or(rate, |l| rate.min(l as f64));
-    let plan = plan(opened, fetch, write, rate);
+    let mut plan = plan(opened, fetch, write, rate);
+    if !args.listen.is_empty() {
+        plan.online = Some(online(args, set, opened, &plan)?);
+    }
     out.document(&plan);
     let at = words::time(opened.snapshot.info().commit.time_ns);
     out.line(format!(
@@ -145,8 +172,19 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
         words::bytes(fetch),
         words::bytes(write)
     ));
-    let complete = words::duration(Duration::from_secs_f64(plan.complete_s.min(1e9)));
-    out.line(format!("forecast  at {}: complete {complete}", words::rate(rate)));
+    let time = |s: f64| words::duration(Duration::from_secs_f64(s.clamp(0.0, 1e9)));
+    let mut forecast = format!("forecast  at {}: ", words::rate(rate));
+    if let Some(o) = &plan.online {
+        out.line(format!("state     {} (part of the volume until settled)", o.state_place));
+        forecast.push_str(&format!(
+            "online {}, 50 % of I/O local {}, 90 % {}, 99 % {}, ",
+            time(o.online_s),
+            time(o.local_50_s),
+            time(o.local_90_s),
+            time(o.local_99_s)
+        ));
+    }
+    out.line(format!("{forecast}complete {}", time(plan.complete_s)));
     Ok(0)
 }
 
@@ -177,6 +215,53 @@ fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
         destinations,
         bytes_per_s: rate,
         complete_s: fetch as f64 / rate.max(1.0),
+        online: None,
+    }
+}
+
+/// From the usage kept with the snapshot; without any, every extent weighs the same.
+fn online(args: &RestoreArgs, set: &str, opened: &Opened, plan: &Plan) -> Outcome<Online> {
+    let mut steps = Vec::new();
+    for v in &opened.volumes {
+        let usage = StoredUsage::new(&opened.snapshot, v.uuid);
+        let summary = usage.summary().ok().flatten().and_then(|s| Summary::decode(v.uuid, &s).ok());
+        let hot = usage.hot_list().map_or(0, |h| h.len() as u64);
+        steps.extend(forecast_steps(summary.as_ref(), hot, v.stored_extents, v.stored_bytes));
+    }
+    // Hot of every volume comes before the rest of any.
+    steps.sort_by_key(|s| (s.demanded_ms.is_none(), s.demanded_ms, s.weight == 0));
+    let assume = |online| Assumed { bytes_per_s: plan.bytes_per_s as u64, online };
+    let first = forecast(&steps, &assume(Duration::ZERO));
+    let rules = args.online_at.iter().map(|t| units::threshold(t)).collect::<Outcome<Vec<_>>>()?;
+    let when = rules.iter().map(|t| reached(t, &first, opened, plan)).min_by(f64::total_cmp);
+    let online_s = when.unwrap_or(0.0).min(plan.complete_s);
+    let f = forecast(&steps, &assume(Duration::from_secs_f64(online_s.clamp(0.0, 1e9))));
+    let device = matches!(opened.dests.first().map(|d| &d.found), Some(Found::Device { .. }));
+    let place = opened.dests.first().map(|d| StatePlace::of(set, &d.path, device)).transpose()?;
+    Ok(Online {
+        online_s,
+        local_50_s: f.local[0].1.as_secs_f64(),
+        local_90_s: f.local[1].1.as_secs_f64(),
+        local_99_s: f.local[2].1.as_secs_f64(),
+        misses_60_s: f.misses[2].1,
+        state_place: place.map_or(String::new(), |p| p.path.display().to_string()),
+    })
+}
+
+/// When a threshold is reached, in seconds; for usage at the latest (the next of 50, 90, 99 % that covers it).
+fn reached(t: &Threshold, f: &Forecast, opened: &Opened, plan: &Plan) -> f64 {
+    let part = |bytes: f64| plan.complete_s * (bytes / plan.size_bytes.max(1) as f64).min(1.0);
+    match *t {
+        Threshold::Time(d) => d.as_secs_f64(),
+        Threshold::Bytes(n) => part(n as f64),
+        Threshold::Extents(n) => {
+            let extent = opened.volumes.iter().map(|v| v.geometry.extent.get()).max().unwrap_or(0);
+            part(n as f64 * extent as f64)
+        }
+        Threshold::Usage(share) => {
+            let found = f.local.iter().find(|(percent, _)| f64::from(*percent) / 100.0 >= share);
+            found.map_or(plan.complete_s, |(_, d)| d.as_secs_f64())
+        }
     }
 }
 
