@@ -5,6 +5,8 @@
 use super::cut::Cut;
 use super::fleece::{Fate, Fleece};
 use super::gate::Gate;
+use super::marks::Marks;
+use super::sync::{AtomicU64, SeqCst};
 use super::tracking::Tracking;
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::Result;
@@ -130,7 +132,7 @@ fn power_cuts() {
     let (g, disk, dir) = (geometry(32), MemBlock::new(32 * E), MemDir::new());
     let tracking = Arc::new(Tracking::create(&*dir, g, T, Generation(1), &[]).unwrap());
     let gate = Arc::new(Gate::default());
-    let writer = |extents: [u64; 2], stamp: u8| {
+    let writer = |extents: Vec<u64>, stamp: u8| {
         let (tracking, gate, disk) = (tracking.clone(), gate.clone(), slow(&disk));
         move || {
             for e in extents {
@@ -142,18 +144,22 @@ fn power_cuts() {
             }
         }
     };
-    let threads = [
-        thread::spawn(writer([0, 1], 1)),
-        thread::spawn(writer([0, 16], 2)),
-        thread::spawn({
-            let (tracking, gate, disk) = (tracking.clone(), gate.clone(), slow(&disk));
-            move || {
-                for _ in 0..2 {
-                    tracking.checkpoint(true, &gate, || disk.flush()).unwrap();
-                }
+    // Few writes, in a shape of its own each time: what one write leaves open the next must not close by accident.
+    let mut rng = shuttle::rand::thread_rng();
+    let mut threads = Vec::new();
+    for stamp in 1..=rng.gen_range(1..3u8) {
+        let extents = (0..rng.gen_range(1..3)).map(|_| USED[rng.gen_range(0..3)]).collect();
+        threads.push(thread::spawn(writer(extents, stamp)));
+    }
+    let checkpoints = rng.gen_range(1..4);
+    threads.push(thread::spawn({
+        let (tracking, gate, disk) = (tracking.clone(), gate.clone(), slow(&disk));
+        move || {
+            for _ in 0..checkpoints {
+                tracking.checkpoint(true, &gate, || disk.flush()).unwrap();
             }
-        }),
-    ];
+        }
+    }));
     let blocks = |disk: &MemBlock| {
         USED.map(|e| {
             let mut b = [0; 512];
@@ -161,8 +167,8 @@ fn power_cuts() {
             b[0]
         })
     };
-    let seed = shuttle::rand::thread_rng().r#gen::<u64>();
-    (0..seed % 40).for_each(|_| thread::yield_now());
+    let seed = rng.r#gen::<u64>();
+    (0..rng.gen_range(0..30)).for_each(|_| thread::yield_now());
     gate.close();
     assert!(gate.drained(Duration::from_secs(1000)));
     let snapshot = blocks(&disk);
@@ -179,12 +185,63 @@ fn power_cuts() {
                 assert!(named || now == then, "extent {e}: {now}, was {then}, is not named");
             }
         }
-        (0..seed % 7).for_each(|_| thread::yield_now());
+        (0..rng.gen_range(0..8)).for_each(|_| thread::yield_now());
     }
     threads.into_iter().for_each(|t| t.join().unwrap());
 }
 
 #[test]
 fn a_power_cut_during_checkpoints_is_always_named() {
-    explore(1000, power_cuts);
+    explore(1500, power_cuts);
+}
+
+/// A checkpoint waits for every write that began before it, whatever epoch the writer thought it was in.
+#[test]
+fn passing_leaves_nobody_behind() {
+    explore(1000, || {
+        let gate = Arc::new(Gate::default());
+        // Odd while the writer is inside.
+        let inside = Arc::new(AtomicU64::new(0));
+        let writer = thread::spawn({
+            let (gate, inside) = (gate.clone(), inside.clone());
+            move || {
+                for _ in 0..2 {
+                    let entered = gate.enter(1);
+                    inside.fetch_add(1, SeqCst);
+                    thread::yield_now();
+                    inside.fetch_add(1, SeqCst);
+                    gate.leave(entered, 1);
+                }
+            }
+        });
+        for _ in 0..3 {
+            let before = inside.load(SeqCst);
+            gate.pass();
+            assert!(before % 2 == 0 || inside.load(SeqCst) > before, "still inside");
+        }
+        writer.join().unwrap();
+    });
+}
+
+/// A mark that was set when a checkpoint began is in the file when it ends, whatever another one did meanwhile.
+#[test]
+fn a_mark_is_never_left_out() {
+    explore(1000, || {
+        let dir = MemDir::new();
+        let file = dir.create("marks").unwrap();
+        let marks = Arc::new(Marks::blank(10));
+        // The page is there, and clean.
+        marks.mark(0, Generation(1));
+        marks.store(&*file).unwrap();
+        let writer = thread::spawn({
+            let marks = marks.clone();
+            move || marks.mark(3, Generation(2))
+        });
+        thread::yield_now();
+        marks.store(&*file).unwrap();
+        writer.join().unwrap();
+        marks.store(&*file).unwrap();
+        let (found, _) = Marks::load(&*file, 10).unwrap();
+        assert_eq!(found.since(Generation(1)), [ExtentRange { start: 3, end: 4 }]);
+    });
 }

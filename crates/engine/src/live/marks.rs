@@ -4,7 +4,7 @@
 //! zeros is one that was never written. A page that is torn or damaged makes its extents doubtful, not wrong.
 //!
 //! A mark changes under its page's lock together with the page's `dirty`; a checkpoint copies a page under that lock.
-//! Without it a writer that only *saw* a mark could be overtaken by a checkpoint that did not write it yet.
+//! Otherwise a checkpoint between the two would write the page without the mark and call it clean.
 
 use super::sync::{AtomicBool, AtomicU16, Mutex, Relaxed, SeqCst, lock};
 use rekindle_core::bytes::crc32c;

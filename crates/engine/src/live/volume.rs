@@ -314,7 +314,7 @@ impl LiveVolume {
 
     fn observe(&self, batch: &[Request<'_>]) {
         let Some(o) = &self.observer else { return };
-        for r in batch {
+        for r in batch.iter().filter(|r| self.geometry.contains(r.range())) {
             match r.op {
                 Op::Read(_) => o.read(r.range()),
                 Op::Write { .. } | Op::Zero { .. } => o.write(r.range()),

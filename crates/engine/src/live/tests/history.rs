@@ -172,7 +172,7 @@ impl Life {
                 let Err(error) = result else { break };
                 assert_eq!(error.kind, Kind::Cancelled, "{e:?}: {error}");
                 let n = seed.wrapping_add(before + attempt);
-                self.crash(if n % 4 == 0 { Crash::Kill } else { Crash::Power { seed: n } });
+                self.crash(if n.is_multiple_of(4) { Crash::Kill } else { Crash::Power { seed: n } });
                 self.arm(dies.pop());
                 if !matches!(e, Event::Backup { commits: true, .. }) {
                     break;
