@@ -564,10 +564,8 @@ impl Search {
             St::Zero(v) if self.on(ZeroWhole) => n.target = [v; 2],
             _ => {}
         }
-        for b in 0..2 {
-            if let Some(e) = can[b] {
-                n.target[b] = e.value;
-            }
+        for (target, entry) in n.target.iter_mut().zip(can) {
+            *target = entry.map_or(*target, |e| e.value);
         }
         if w.state != St::Absent || cover {
             n.state = St::Local;
@@ -738,9 +736,7 @@ impl Search {
         n.next_seq = next;
         n.answered = seen;
         n.flushed = if power { seen } else { w.flushed };
-        for b in 0..2 {
-            n.issued[b] = if power { 1 << seen[b] } else { w.issued[b] & ((2 << seen[b]) - 1) };
-        }
+        n.issued = [0, 1].map(|b| if power { 1 << seen[b] } else { w.issued[b] & ((2 << seen[b]) - 1) });
         n.crashes -= 1;
         n.mode = if w.handed_over { Mode::Direct } else { Mode::Restoring };
         self.go(name, n);
