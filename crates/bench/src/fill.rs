@@ -69,11 +69,13 @@ impl Far {
             far.servers.push(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
         }
         let began = Instant::now();
-        while std::net::TcpStream::connect((far.link.address(), PORT)).is_err() {
-            if began.elapsed() > Duration::from_secs(10) {
-                return fail("the store behind the link does not answer");
+        for port in [PORT, PORT + 1] {
+            while std::net::TcpStream::connect((far.link.address(), port)).is_err() {
+                if began.elapsed() > Duration::from_secs(10) {
+                    return fail("what is behind the link does not answer");
+                }
+                std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(far)
     }

@@ -6,7 +6,7 @@ use crate::secret::{Secret, Source, source};
 use crate::serve::control::RepositoryAccess;
 use rekindle_engine::repository::{Credential, RepoError, Repository, Secret as RepositorySecret};
 use rekindle_io::Kind;
-use rekindle_io::store::{DirStore, Store};
+use rekindle_io::store::{DirStore, Store, TcpStore};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -100,6 +100,13 @@ pub fn open_requested(request: &RepositoryAccess) -> Outcome<Repository> {
 
 /// The store of a repository that exists.
 pub fn store(place: &std::path::Path) -> Outcome<Arc<dyn Store>> {
+    if let Some(url) = place.to_str().filter(|p| p.starts_with(BENCH_STORE)) {
+        let store = TcpStore::open(url);
+        return match store {
+            Ok(store) => Ok(Arc::new(store)),
+            Err(e) => Err(Failure::io(format!("cannot open the repository {url}"), &e)),
+        };
+    }
     match DirStore::open(place) {
         Ok(store) => Ok(store),
         Err(e) if e.kind == Kind::Gone => Err(Failure::new(
@@ -115,8 +122,14 @@ pub fn store(place: &std::path::Path) -> Outcome<Arc<dyn Store>> {
     }
 }
 
+/// A directory behind the store server of the benchmarks (docs/benchmarks.md): no authentication of its own.
+const BENCH_STORE: &str = "tcp://";
+
 /// The place of `-r`: a directory.
 pub fn place(repo: &str) -> Outcome<PathBuf> {
+    if repo.starts_with(BENCH_STORE) {
+        return Ok(PathBuf::from(repo));
+    }
     if let Some((scheme, _)) = repo.split_once("://") {
         return Err(Failure::usage(
             format!("cannot use the repository {repo}"),
