@@ -361,6 +361,8 @@ pub struct CutoverArgs {
 pub struct DiscardArgs {
     /// The restore
     pub name: String,
+    #[command(flatten)]
+    pub repo: RepoArgs,
     /// The name again: what the guest wrote is lost
     #[arg(long, value_name = "NAME")]
     pub yes: Option<String>,

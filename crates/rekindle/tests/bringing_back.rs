@@ -192,7 +192,15 @@ fn thrown_away_only_by_name() {
     assert!(s.ok(&["discard", "db", "--yes", "db"]).contains("new.raw"));
     assert_eq!(r.end(), 0, "{}", r.said());
     assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists());
-    // The name is free, the snapshot is there.
+    // The name is free, the snapshot is there. Interrupted, it can be thrown away without being served again.
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    r.signal(libc::SIGINT);
+    assert_eq!(r.end(), 130);
+    assert!(s.fails(14, &["discard", "db"]).contains("half-restored"));
+    assert!(s.fails(1, &["discard", "other", "--yes", "other"]).contains("no restore other"));
+    assert!(s.ok(&["discard", "db", "--yes", "db"]).contains("removed"));
+    assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists());
     let mut r = restore(&s, &[]);
     r.says("nbd+unix");
     s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);

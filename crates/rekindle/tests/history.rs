@@ -72,6 +72,17 @@ fn nothing_is_lost_unasked() {
     let plan = s.json(&["restore", "db", "--to", &there, "-n", "--bandwidth", "1MB/s"]);
     assert_eq!(plan["bytes_per_s"], 1e6);
     assert_eq!(read(&there), b"precious");
+    // Consent to lose it is not consent to pull it from under somebody who uses it.
+    let options = rekindle_io::block::FileOptions::default();
+    let user =
+        rekindle_io::block::FileBlock::open(std::path::Path::new(&s.file("used.raw", &bytes)), &options)
+            .unwrap();
+    for more in [&[][..], &["--listen", "unix:./x.sock"]] {
+        let said = s.fails(11, &[&["restore", "db", "--to", "used.raw", "--yes", "db"], more].concat());
+        assert!(said.contains("in use"), "{said}");
+    }
+    assert!(read(s.path("used.raw")) == bytes && !s.path("used.raw.rekindle").exists());
+    drop(user);
     s.ok(&["restore", "db", "--to", &there, "--yes", "db"]);
     assert!(read(&there) == bytes);
     // A copy that fails leaves what was there, and no half of a disk.

@@ -38,7 +38,6 @@ fn steering_what_nobody_serves_ends_with_13() {
         &["resume", "shop", "-n"],
         &["tune", "shop", "--online-now"],
         &["cutover", "shop"],
-        &["discard", "shop", "--yes", "shop"],
     ] {
         let said = s.fails(13, args);
         assert!(said.contains("nobody serves shop"), "{args:?}: {said}");

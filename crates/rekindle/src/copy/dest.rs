@@ -100,6 +100,18 @@ impl Dest {
             _ => Ok(()),
         }
     }
+    /// Fails if somebody uses the file: consent to lose it is not consent to pull it from under a guest. (A device is
+    /// claimed when it is opened, before anything is written.)
+    pub fn free(&self) -> Outcome {
+        if !matches!(self.found, Found::File(_)) {
+            return Ok(());
+        }
+        match FileBlock::open(&self.path, &FileOptions::default()) {
+            Err(e) if e.kind == Kind::Busy => Err(owner::disk_busy(&self.path, &e.what)),
+            // Whatever else is wrong with it as a disk: it is going to be another one.
+            _ => Ok(()),
+        }
+    }
     /// What a restore destroys, in words; `None` if nothing.
     pub fn loses(&self) -> Option<String> {
         match self.found {
@@ -112,11 +124,11 @@ impl Dest {
     }
 }
 
-/// Whether all of these may be written: nothing is lost, or the set's name was typed.
+/// Whether all of these may be written: nobody uses them, and nothing is lost, or the set's name was typed.
 pub fn consent(dests: &[&Dest], set: &str, yes: Option<&str>) -> Outcome {
     let lost: Vec<String> = dests.iter().filter_map(|d| d.loses()).collect();
     if lost.is_empty() || yes == Some(set) {
-        return Ok(());
+        return dests.iter().try_for_each(|d| d.free());
     }
     let cause = match yes {
         Some(typed) => format!("this would lose {}, and --yes says {typed}, not {set}", lost.join(" and ")),

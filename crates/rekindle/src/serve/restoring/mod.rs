@@ -9,7 +9,7 @@ mod status;
 mod upkeep;
 
 pub use begin::{Begin, NewDest, begin, resume};
-pub use settle::{move_map, remove_state};
+pub use settle::{discard_at_rest, move_map, remove_state};
 pub use state::{App, Found, StatePlace, find, holding};
 
 use super::counting::Counting;

@@ -1,11 +1,12 @@
 //! The ends of a restore: handed over, or thrown away.
 
+use super::Restoring;
 use super::adopt::Adopting;
-use super::{Restoring, state::StatePlace};
+use super::state::{App, Found, StatePlace};
 use crate::errors::{Exit, Failure, Outcome};
 use crate::serve::control::CutoverSummary;
 use crate::serve::live::Live;
-use rekindle_engine::repository::ReleaseReason;
+use rekindle_engine::repository::{ReleaseReason, Repository};
 use rekindle_engine::restore::clear;
 use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::logfile::LogDir;
@@ -47,35 +48,52 @@ impl Restoring {
     pub fn discard(&self) -> Outcome<Vec<PathBuf>> {
         self.end_threads();
         self.set.stop().map_err(|e| self.cannot("stop", &e))?;
-        // Files first: a crash in between leaves a record that says what is missing, not half a disk without one.
-        for path in &self.app.made {
-            match std::fs::remove_file(path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Failure::system(format!("cannot remove {}", path.display()), &e));
-                }
-                _ => {}
-            }
-        }
-        clear(&*self.dir).map_err(|e| self.cannot("throw away", &e))?;
-        self.state.remove(&self.destinations());
+        throw_away(&*self.dir, &self.state, &self.app, &self.destinations())?;
         self.release();
         Ok(self.app.made.clone())
     }
-    /// Lets the snapshot go. A hold that stays costs space and is said; it is never wrong.
     fn release(&self) {
-        let released = self.app.hold.parse().map_err(|e| format!("{e}")).and_then(|hold| {
-            let now = SystemClock::new().wall_ns();
-            self.repository.release_hold(hold, ReleaseReason::Done, now).map_err(|e| e.to_string())
-        });
-        if let Err(e) = released {
-            tracing::warn!("the hold {} stays in the repository: {e}", self.app.hold);
-        }
+        release(&self.repository, &self.app);
     }
     /// The failure of a cutover whose restore failed.
     pub fn failed(&self) -> Option<Failure> {
         let why = self.set.status().failed?;
         let cure = "stop the process and run the same command again: it goes on from what is durable";
         Some(Failure::new(Exit::Failed, format!("the restore of {} has failed", self.name), why, cure))
+    }
+}
+
+/// Throws away a restore that no process serves. The repository is needed to let the snapshot go.
+pub fn discard_at_rest(found: &Found, place: &StatePlace, repository: &Repository) -> Outcome<Vec<PathBuf>> {
+    let dir = place.open()?;
+    throw_away(&*dir, place, &found.app, &found.destinations())?;
+    release(repository, &found.app);
+    Ok(found.app.made.clone())
+}
+
+/// Files first: a crash in between leaves a record that says what is missing, not half a disk without one.
+fn throw_away(dir: &dyn LogDir, place: &StatePlace, app: &App, destinations: &[PathBuf]) -> Outcome {
+    for path in &app.made {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::system(format!("cannot remove {}", path.display()), &e));
+            }
+            _ => {}
+        }
+    }
+    clear(dir).map_err(|e| Failure::io(format!("cannot throw away {}", place.path.display()), &e))?;
+    place.remove(destinations);
+    Ok(())
+}
+
+/// Lets the snapshot go. A hold that stays costs space and is said; it is never wrong.
+fn release(repository: &Repository, app: &App) {
+    let released = app.hold.parse().map_err(|e| format!("{e}")).and_then(|hold| {
+        let now = SystemClock::new().wall_ns();
+        repository.release_hold(hold, ReleaseReason::Done, now).map_err(|e| e.to_string())
+    });
+    if let Err(e) = released {
+        tracing::warn!("the hold {} stays in the repository: {e}", app.hold);
     }
 }
 

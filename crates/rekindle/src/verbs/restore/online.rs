@@ -50,14 +50,15 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
         Some((place, found)) => resume(args, &ask, place, &found, out)?,
         None => begin(args, &ask)?,
     };
+    restoring.start()?;
     let disks: Vec<(String, PathBuf)> =
         restoring.volumes.iter().map(|v| (v.name.clone(), v.path.clone())).collect();
-    record::remember(set, &disks)?;
-    restoring.start()?;
     let backups = Backups::new(Some(ask.access), None);
     let owned = OwnedSet::restoring(restoring, lock, backups);
     let mut process = Process::start(vec![owned], ask.listen, asked, out)?;
     process.restores();
+    // After it is served: nobody waits for this.
+    record::remember(set, &disks)?;
     process.serve(&mut |_| ())
 }
 
