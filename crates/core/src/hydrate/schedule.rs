@@ -380,6 +380,26 @@ mod tests {
     }
 
     #[test]
+    fn what_came_to_nothing_unheard_is_found_by_the_next_pass() {
+        struct Forgetful(World, u32);
+        impl Wanted for Forgetful {
+            fn claim_fetch(&mut self, n: Next) -> Option<u32> {
+                if n.extent == 3 && self.1 > 0 {
+                    self.1 -= 1;
+                    return Some(1); // Started, and lost without a word.
+                }
+                self.0.claim_fetch(n)
+            }
+            fn rest(&mut self, volume: usize) -> &mut dyn Rest {
+                self.0.rest(volume)
+            }
+        }
+        let (mut s, mut w) = (one(6, &[]), Forgetful(world(&[6]), 2));
+        while s.next(&mut w) != Outcome::Swept {}
+        assert_eq!(w.0.local[0].len(), 6);
+    }
+
+    #[test]
     fn neighbours_follow_the_link() {
         let at = |mbit: u64| neighbours(mbit * 125_000, 64 << 10);
         assert_eq!((at(25), at(100), at(1000), at(10_000)), (4, 16, 16, 16));

@@ -82,6 +82,8 @@ pub struct Throttle {
     in_flight: u64,
     latency_min: Sliding,
     rate: Sliding,
+    /// Best bandwidth of the last minute: a fill that is held back sees little of it, and its floor must not follow.
+    rate_best: Sliding,
     sample_began: Duration,
     sampled: u64,
     starting: bool,
@@ -105,6 +107,7 @@ impl Throttle {
             in_flight: 0,
             latency_min: Sliding::new(false),
             rate: Sliding::new(true),
+            rate_best: Sliding::new(true),
             sample_began: now,
             sampled: 0,
             starting: true,
@@ -207,7 +210,7 @@ impl Throttle {
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.refilled).as_secs_f64();
         self.refilled = self.refilled.max(now);
-        let earned = self.rate.get().unwrap_or(0.0) * FLOOR * passed;
+        let earned = self.rate_best.get().unwrap_or(0.0) * FLOOR * passed;
         self.floor = (self.floor.max(0.0) + earned).min(2.0 * self.extent);
         if let Some(limit) = self.limit {
             // A tenth of a second may come in one burst, or one extent.
@@ -221,7 +224,9 @@ impl Throttle {
         let min = Duration::from_secs_f64(self.latency_min.get().unwrap_or(0.0));
         let passed = now.saturating_sub(self.sample_began);
         if passed >= SAMPLE.max(4 * min) {
-            self.rate.add(now, RATE_WINDOW.max(16 * min), self.sampled as f64 / passed.as_secs_f64());
+            let rate = self.sampled as f64 / passed.as_secs_f64();
+            self.rate.add(now, RATE_WINDOW.max(16 * min), rate);
+            self.rate_best.add(now, MIN_WINDOW, rate);
             (self.sampled, self.sample_began) = (0, now);
         }
         if now >= self.probe_next {
@@ -237,8 +242,8 @@ impl Throttle {
             self.starting = false;
         }
         if off < -1.0 && now.saturating_sub(self.shrunk).as_secs_f64() > latency {
-            // Far above the target: a tenth at once, but once per round trip.
-            self.window *= 0.9;
+            // Far above the target: a tenth at once, very far (the link became another): half; but once per round trip.
+            self.window *= if off < -4.0 { 0.5 } else { 0.9 };
             self.shrunk = now;
         } else if off > 0.0 && full && self.starting {
             self.window += bytes;
@@ -273,6 +278,12 @@ mod tests {
         rate: f64,
         stored: u64,
         demand_every: f64,
+        /// From here on the link has a tenth of its rate.
+        slow_at: f64,
+        /// From here on it is twice as long.
+        far_at: f64,
+        /// Waits and fill count from here on.
+        judged_from: f64,
         free_at: f64,
     }
     struct Result {
@@ -283,12 +294,24 @@ mod tests {
     }
     impl Sim {
         fn new(rate: f64, rtt_ms: f64, stored: u64) -> Self {
-            Sim { rtt: rtt_ms / 1000.0, rate, stored, demand_every: f64::MAX, free_at: 0.0 }
+            let (demand_every, slow_at, far_at) = (f64::MAX, f64::MAX, f64::MAX);
+            Sim {
+                rtt: rtt_ms / 1000.0,
+                rate,
+                stored,
+                demand_every,
+                slow_at,
+                far_at,
+                judged_from: 2.0,
+                free_at: 0.0,
+            }
         }
         fn serve(&mut self, now: f64, bytes: u64) -> f64 {
-            let at = (now + self.rtt / 2.0).max(self.free_at);
-            self.free_at = at + bytes as f64 / self.rate;
-            self.free_at + self.rtt / 2.0
+            let rtt = if now >= self.far_at { 2.0 * self.rtt } else { self.rtt };
+            let at = (now + rtt / 2.0).max(self.free_at);
+            let rate = if now >= self.slow_at { self.rate / 10.0 } else { self.rate };
+            self.free_at = at + bytes as f64 / rate;
+            self.free_at + rtt / 2.0
         }
         fn run(mut self, seconds: f64, mut tune: impl FnMut(&mut Throttle, f64)) -> Result {
             let t = |s: f64| Duration::from_secs_f64(s);
@@ -318,18 +341,18 @@ mod tests {
                     let latency = t(now - started as f64 / 1e9);
                     if demand {
                         throttle.demand_came(t(now), self.stored, latency);
-                        if now > 2.0 {
+                        if now > self.judged_from {
                             waits.push(latency.as_secs_f64());
                         }
                     } else {
                         throttle.came(t(now), self.stored, self.stored, latency);
-                        filled += if now > 2.0 { self.stored } else { 0 };
+                        filled += if now > self.judged_from { self.stored } else { 0 };
                     }
                 }
             }
             waits.sort_by(f64::total_cmp);
             let p99 = waits.get(waits.len() * 99 / 100).copied().unwrap_or(0.0);
-            Result { fill: filled as f64 / (seconds - 2.0) / self.rate, p99 }
+            Result { fill: filled as f64 / (seconds - self.judged_from) / self.rate, p99 }
         }
     }
 
@@ -377,11 +400,19 @@ mod tests {
     }
 
     #[test]
-    fn a_saturated_link_leaves_the_floor() {
-        let mut sim = Sim::new(10e6, 10.0, 32 * KIB);
-        sim.demand_every = 32.0 * 1024.0 / 10e6 / 0.9;
-        let r = sim.run(30.0, |_, _| ());
-        assert!(r.fill > 0.045, "a guest that takes 90 % leaves fill {:.3}", r.fill);
+    fn delay_that_stays_leaves_the_floor() {
+        let mut sim = Sim::new(100e6, 20.0, 32 * KIB);
+        (sim.far_at, sim.judged_from) = (5.0, 7.0);
+        let r = sim.run(12.0, |_, _| ());
+        assert!(r.fill > 0.045, "a link that became longer leaves fill {:.3}", r.fill);
+    }
+
+    #[test]
+    fn a_link_that_slows_down_is_noticed() {
+        let mut sim = Sim::new(100e6, 20.0, 32 * KIB);
+        (sim.demand_every, sim.slow_at, sim.judged_from) = (0.05, 10.0, 11.5);
+        let r = sim.run(13.0, |_, _| ());
+        assert!(r.p99 < 2.0 * 0.0233, "a second and a half later demand takes {:.1} ms", r.p99 * 1e3);
     }
 
     #[test]

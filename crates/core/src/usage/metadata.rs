@@ -324,6 +324,27 @@ mod tests {
     }
 
     #[test]
+    fn a_forged_superblock_does_not_make_it_run_long() {
+        let mut head = vec![0u8; 8192];
+        put(&mut head, 1024 + 4, &u32::MAX.to_le_bytes());
+        put(&mut head, 1024 + 32, &1u32.to_le_bytes());
+        put(&mut head, 1024 + 40, &16u32.to_le_bytes());
+        put(&mut head, 1024 + 56, &[0x53, 0xef]);
+        let mut reads = 0;
+        let found = metadata_ranges(1 << 40, &mut |at, buf| {
+            reads += 1;
+            // Group descriptors that point beyond the disk add nothing, so only the number of reads is a bound.
+            buf.fill(0xff);
+            let n = buf.len().min(head.len().saturating_sub(at as usize));
+            if at < 2048 {
+                buf[..n].copy_from_slice(&head[at as usize..at as usize + n]);
+            }
+            true
+        });
+        assert!(reads <= READS_MAX && found.len() <= RANGES_MAX, "{reads} reads");
+    }
+
+    #[test]
     fn an_unreadable_disk_has_two_ends() {
         let ends = metadata_ranges(1 << 40, &mut |_, _| false);
         assert_eq!(ends, [ByteRange::new(0, 65_536), ByteRange::new((1 << 40) - 65_536, 65_536)]);
