@@ -28,7 +28,7 @@ pub struct Fill {
     set: Arc<RestoreSet>,
     inbox: Arc<Inbox>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     stopping: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -161,7 +161,7 @@ impl Fill {
         FillStep::Wait(Duration::from_millis(100))
     }
     /// Others came first with some of these: they must not count as under way.
-    fn forget_unstarted(&self, volume: u16, extents: &[u64]) {
+    pub(super) fn forget_unstarted(&self, volume: u16, extents: &[u64]) {
         let now = self.clock.now();
         let mut s = lock(&self.state);
         s.hear(|out| self.inbox.take(out), now);

@@ -210,6 +210,33 @@ fn an_outage_stalls_the_fill_and_ends_by_itself() {
 }
 
 #[test]
+fn an_outage_is_probed_by_one_fetch_at_a_time() {
+    let w = world(Make::default(), FillOptions::default());
+    w.holders[0].set_available(false);
+    w.steps(10);
+    w.holders[0].set_available(true);
+    w.holders[0].hold();
+    w.clock.advance(Duration::from_secs(20));
+    w.steps(20);
+    assert_eq!((w.holders[0].held(), w.fill.status().in_flight), (1, 1));
+    w.holders[0].release(1);
+    w.steps(5);
+    assert!(w.holders[0].held() > 1, "the probe came: on with it");
+}
+
+#[test]
+fn what_another_fetched_first_does_not_count_as_under_way() {
+    let w = world(Make::default(), FillOptions::default());
+    w.holders[0].hold();
+    w.steps(2);
+    let under_way = w.fill.status().in_flight;
+    let asked = super::state::Asked { at: Duration::ZERO, bytes: 5000, source: Source::Rest };
+    super::super::lock(&w.fill.state).asked.insert((0, 99), asked);
+    w.fill.forget_unstarted(0, &[99, 0]);
+    assert_eq!(w.fill.status().in_flight, under_way, "99 is forgotten, 0 is on its way");
+}
+
+#[test]
 fn a_damaged_extent_is_named_and_the_rest_goes_on() {
     let w = world(Make::default(), FillOptions::default());
     w.holders[0].set_damaged(33, true);
