@@ -104,19 +104,21 @@ impl ActivityLog {
     /// Makes the regions durable in the log: one sync for all of them. They may be in already.
     pub(super) fn enter(&self, regions: &BTreeSet<u64>) -> Result<()> {
         let mut log = lock(&self.log);
-        let mut touched = BTreeSet::new();
+        let (mut touched, mut added) = (BTreeSet::new(), Vec::new());
         for r in regions {
             // Out of the states does not mean out of the file: a checkpoint may be taking it out just now.
             let (byte, bit) = (place(*r), 1 << (r % 8));
             if log.bits[byte] & bit == 0 {
                 log.bits[byte] |= bit;
                 touched.insert(r / BITS);
+                added.push(*r);
             }
         }
         if let Err(e) = log.write(&touched) {
-            // Not durable: nothing may rely on it.
-            for r in regions.iter().filter(|r| self.states[**r as usize].load(SeqCst) == OUT) {
-                log.bits[place(*r)] &= !(1 << (r % 8));
+            // Not durable: nothing may rely on it. What was in the file before stays: a checkpoint that is taking it out
+            // has not made its marks durable yet, and the next write of the sector must not drop it meanwhile.
+            for r in added {
+                log.bits[place(r)] &= !(1 << (r % 8));
             }
             return Err(e);
         }
@@ -249,5 +251,19 @@ mod tests {
         log.enter(&[1].into()).unwrap();
         assert!(log.is_in(1));
         assert_eq!(ActivityLog::read(&*d.open("a").unwrap().unwrap(), T, 10).unwrap(), [1]);
+    }
+
+    #[test]
+    fn a_failed_entry_takes_out_nothing_that_a_checkpoint_has_not_finished() {
+        let plan = Arc::new(FaultPlan::new());
+        let d = FaultyDir::new(MemDir::new(), plan.clone());
+        let log = ActivityLog::create(d.create("a").unwrap(), T, 10).unwrap();
+        log.enter(&[1].into()).unwrap();
+        assert_eq!(log.retire(true), [1]);
+        // Its marks are not durable yet when writes come to it and to another.
+        plan.fail_next(FaultOp::Write, rekindle_io::Kind::Full);
+        assert!(log.enter(&[1, 2].into()).is_err());
+        log.enter(&[3].into()).unwrap();
+        assert_eq!(ActivityLog::read(&*d.open("a").unwrap().unwrap(), T, 10).unwrap(), [1, 3]);
     }
 }
