@@ -126,9 +126,13 @@ impl OwnedSet {
     pub fn discarded(&self) {
         self.discarded.store(true, Ordering::Release);
     }
+    /// It was thrown away.
+    pub fn is_discarded(&self) -> bool {
+        self.discarded.load(Ordering::Acquire)
+    }
     /// It was not settled and not thrown away: the same command goes on with it.
     pub fn unfinished(&self) -> bool {
-        !self.discarded.load(Ordering::Acquire) && matches!(self.body(), Body::Restoring(_))
+        !self.is_discarded() && matches!(self.body(), Body::Restoring(_))
     }
     /// What it is made of now.
     pub fn body(&self) -> Body {
@@ -210,7 +214,7 @@ impl OwnedSet {
     }
     /// Ends it: everything durable, a clean stop recorded. What did not work, in words.
     pub fn close(&self) -> Vec<String> {
-        if self.discarded.load(Ordering::Acquire) {
+        if self.is_discarded() {
             return Vec::new();
         }
         match self.body() {

@@ -19,8 +19,8 @@ const REPORT: Duration = Duration::from_millis(500);
 impl Steering {
     fn restoring(&self) -> Outcome<Arc<Restoring>> {
         match self.set.body() {
-            Body::Restoring(r) => Ok(r),
-            Body::Live(_) => Err(crate::verbs::not_restoring(&self.set.name)),
+            Body::Restoring(r) if !self.set.is_discarded() => Ok(r),
+            Body::Restoring(_) | Body::Live(_) => Err(crate::verbs::not_restoring(&self.set.name)),
         }
     }
     /// Checks everything before it changes anything.
@@ -136,14 +136,16 @@ impl Steering {
         Ok(Message::Summary(Summary { cutover: Some(summary), ..done }))
     }
     pub(super) fn discard(&self) -> Outcome<Message> {
+        // A cutover that runs ends first: what it made live is the guest's, and is not thrown away.
+        let _one = self.set.settling();
         let r = self.restoring()?;
         self.set.backups.cancel();
         self.shared.exports.hide(&self.set);
         let removed = r.discard()?;
         let mut text = vec![format!("discarded {}", r.name)];
         text.extend(removed.iter().map(|p| format!("removed   {}", p.display())));
+        self.set.discarded();
         if self.shared.sets.len() == 1 {
-            self.set.discarded();
             self.shared.asked.stop();
         }
         Ok(self.done("discard", text))
