@@ -7,7 +7,7 @@ use super::state::{App, Found, StatePlace, point};
 use super::upkeep::MAP;
 use super::{Restoring, RestoringVolume, Wishes};
 use crate::copy::dest;
-use crate::errors::{Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome};
 use crate::repositories::failure;
 use crate::serve::backup::host;
 use crate::serve::counting::Counting;
@@ -132,6 +132,13 @@ fn forget_usage(set: &str, volume: &str) -> Outcome {
 
 /// An empty file of the right size: what was there is gone (consent was given), all of it is holes.
 fn prepare_file(d: &NewDest, size: u64) -> Outcome {
+    // Consent was given to what lies there, not to cutting a disk from under whoever uses it now.
+    if !d.made
+        && let Err(f) = dest::open(&d.path, false, None)
+        && f.exit == Exit::Busy
+    {
+        return Err(f);
+    }
     let cannot = |e: &std::io::Error| Failure::system(format!("cannot make {}", d.path.display()), e);
     let file = std::fs::File::options()
         .write(true)
@@ -174,12 +181,7 @@ pub fn resume(
     let name = found.plan.set.clone();
     let cannot = format!("cannot go on with the restore of {name}");
     let id = found.app.snapshot.parse().map_err(|e| {
-        Failure::new(
-            crate::errors::Exit::Failed,
-            &cannot,
-            e,
-            "its record is damaged; restore to another place",
-        )
+        Failure::new(Exit::Failed, &cannot, e, "its record is damaged; restore to another place")
     })?;
     let snapshot = repository.snapshot_by_uuid(id).map_err(|e| failure(&cannot, &e))?;
     let dir = state.open()?;
