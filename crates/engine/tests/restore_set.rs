@@ -6,7 +6,7 @@ use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geo
 use rekindle_engine::backup::Changed;
 use rekindle_engine::restore::{
     Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, RestoreState, Settling, Step,
-    VolumeParts, clear, peek,
+    Verifier, VolumeParts, clear, peek,
 };
 use rekindle_io::block::{
     Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, Info, MemBlock, Op, Request,
@@ -557,5 +557,85 @@ fn a_record_that_hides_another_is_durable_before_that_one_is_gone() {
                 "after {k} and {m} steps, seed {seed}: what was flushed is gone"
             );
         }
+    }
+}
+
+/// The destination itself becomes the live volume.
+struct Direct;
+impl Adopt for Direct {
+    fn adopt(&self, v: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+        Ok(v.into_iter().map(|s| s.device).collect())
+    }
+}
+
+#[test]
+fn a_verification_that_outlives_an_unverified_hand_over_mends_nothing() {
+    let b = Bench::new();
+    let set = b.create();
+    fill(&set);
+    let mut verifier = Verifier::default();
+    set.verify_step(&mut verifier).unwrap();
+    set.hand_over(&Direct, true).unwrap();
+    // No mark says any more what the guest wrote.
+    b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
+    let after = b.disk.bytes();
+    for _ in 0..10 {
+        assert_eq!(set.verify_step(&mut verifier).unwrap_err().kind, Kind::Gone);
+    }
+    assert!(b.disk.bytes() == after && set.status().mended == 0, "the moment lies over what the guest wrote");
+}
+
+#[test]
+fn what_comes_again_after_a_crash_is_verified_again() {
+    let b = Bench::new();
+    let set = b.create();
+    fill(&set);
+    let mut verifier = Verifier::default();
+    while set.verify_step(&mut verifier).unwrap() == Step::Worked {}
+    assert_eq!(set.status().state, RestoreState::Verified);
+    // Nothing was settled: no page says yet that anything is there.
+    drop(set);
+    for _ in 0..2 {
+        let set = b.resume().unwrap();
+        fill(&set);
+        assert_eq!(set.status().state, RestoreState::Complete);
+        assert_eq!(set.hand_over(&Direct, false).unwrap_err().kind, Kind::Busy, "not read back");
+        settle(&set);
+    }
+}
+
+#[test]
+fn a_log_that_lost_its_table_is_damaged_and_not_empty() {
+    let b = Bench::new();
+    let set = b.create();
+    b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
+    set.volumes()[0].flush().unwrap();
+    drop(set);
+    b.dir.remove("log-table").unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            b.resume().map(drop).unwrap_err().kind,
+            Kind::Corrupt,
+            "a flushed write vanished silently"
+        );
+    }
+}
+
+#[test]
+fn the_destination_of_another_restore_is_not_gone_on_with() {
+    let b = Bench::new();
+    let set = b.create();
+    fill(&set);
+    settle(&set);
+    drop(set);
+    let label = b.disk.bytes()[..4096].to_vec();
+    let mut other = b"rekindle: this is not a volume yet\nrestore 0-0\n".to_vec();
+    other.resize(4096, b'\n');
+    b.disk.write_at(0, &other).unwrap();
+    assert_eq!(b.resume().map(drop).unwrap_err().kind, Kind::Invalid);
+    // A crash in the midst of a hand-over, or while the label was made anew, is no other disk.
+    for ours in [label, vec![0; 4096], b.truth(0)[..4096].to_vec()] {
+        b.disk.write_at(0, &ours).unwrap();
+        b.resume().unwrap();
     }
 }

@@ -12,10 +12,11 @@ use super::mover::{Mover, MoverPace, Step};
 use super::pages::Pages;
 use super::parts::{GuestUse, Health, Parts, Signal, Uncache, Volume};
 use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
-use super::target::Target;
+use super::target::{EDGE, LABEL, Target};
 use super::volume::RestoreVolume;
 use super::waiting::WaitingWrites;
 use super::write_log::{LogLimits, LogReport, WriteLog};
+use rekindle_core::hydrate::Place;
 use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
@@ -162,7 +163,7 @@ impl RestoreSet {
     fn open(
         state: Arc<dyn LogDir>,
         slot: PlanSlot,
-        plan: PlanRecord,
+        mut plan: PlanRecord,
         parts: Vec<VolumeParts>,
         options: &RestoreOptions,
         clock: Arc<dyn Clock>,
@@ -171,6 +172,11 @@ impl RestoreSet {
         let mut volumes = Vec::new();
         for (i, (v, p)) in parts.into_iter().zip(&plan.volumes).enumerate() {
             volumes.push(open_volume(&*state, i, v, p, &plan, new)?);
+        }
+        if plan.verified && volumes.iter().any(|v| v.claims.absent() + v.claims.zero() > 0) {
+            // A power cut took extents back that no page named yet: what comes in their place was not read back.
+            plan.verified = false;
+            slot.store(&plan)?;
         }
         let sizes: Vec<u64> = volumes.iter().map(|v| v.geometry.size).collect();
         let (owner, limits) = (plan.restore_uuid()?, plan.log_limits());
@@ -391,15 +397,19 @@ fn open_volume(
         state.open(&name)?.ok_or_else(missing)
     };
     let claims = Claims::new(geometry.extents());
+    // Something lies in the destination itself, and so the label does or did; what is restored at the edges is not there.
+    let mut filled = false;
     let pages = Pages::open(file(state_name(i))?)?;
     pages.load(geometry.extents().div_ceil(CHUNK), |page, image| {
         for j in 0..CHUNK.min(geometry.extents() - page * CHUNK) {
             let place = image.place(j).expect("checked when the page was read");
+            let range = geometry.extent_bytes(page * CHUNK + j);
+            filled |= place == Place::Local && range.end() > EDGE && range.start + EDGE < geometry.size;
             claims.load(page * CHUNK + j, place, image.marks[j as usize]);
         }
     })?;
     let label = format!(
-        "rekindle: this is not a volume yet, it is being restored.\n\
+        "{LABEL}, it is being restored.\n\
          volume  {}/{}\nto      the moment {}\nrestore {}\nstate   {}\n\
          Its first and last MiB are kept with the state and are put here last. To go on, run the restore again.\n",
         plan.set,
@@ -410,6 +420,10 @@ fn open_volume(
     );
     let edges = file(edges_name(i))?;
     let target = Target::new(v.target, edges, geometry.size, label, new && v.fresh);
+    if filled && !target.is_ours(&plan.restore)? {
+        let what = format!("{} is the half-restored destination of another restore", p.destination);
+        return Err(Error::new(Kind::Invalid, what));
+    }
     Ok(Volume {
         at: i as u16,
         name: p.name.clone(),

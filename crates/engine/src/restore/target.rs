@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes at either end that stay in the edges file.
 pub const EDGE: u64 = 1 << 20;
 
+/// How the label begins.
+pub const LABEL: &str = "rekindle: this is not a volume yet";
+
 /// The destination with its edges apart.
 pub struct Target {
     block: Arc<dyn Block>,
@@ -25,6 +28,8 @@ pub struct Target {
     label: String,
     labelled: Mutex<bool>,
     edges_dirty: AtomicBool,
+    /// Mover and verification both flush: who finds the edges clean must not return while the other still syncs them.
+    flushing: Mutex<()>,
     /// Since this process opened the destination nothing but zeros can lie where nothing was restored.
     pristine: AtomicBool,
 }
@@ -45,6 +50,7 @@ impl Target {
             label,
             labelled: Mutex::new(false),
             edges_dirty: AtomicBool::new(true),
+            flushing: Mutex::new(()),
             pristine: AtomicBool::new(pristine),
         }
     }
@@ -137,8 +143,23 @@ impl Target {
         }
         done
     }
+    /// Whether this may be the destination that `restore` wrote to: the label of another restore says that it is not. No
+    /// label proves nothing: it may be torn, or a hand-over had begun to put the volume's own first bytes there.
+    pub fn is_ours(&self, restore: &str) -> Result<bool> {
+        if self.size <= 2 * EDGE {
+            return Ok(true);
+        }
+        let mut there = vec![0; 4096];
+        self.block.read_at(0, &mut there)?;
+        let text = String::from_utf8_lossy(&there);
+        let mut names = text.lines().filter_map(|l| l.strip_prefix("restore "));
+        // A label longer than a sector may be torn in the midst of that line: zeros follow then.
+        let same = |r: &str| r.split('\0').next().is_some_and(|r| restore.starts_with(r));
+        Ok(!text.starts_with(LABEL) || names.all(same))
+    }
     /// Makes everything written here durable.
     pub fn flush(&self) -> Result<()> {
+        let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
         self.block.flush()?;
         if self.edges_dirty.swap(false, AcqRel) {
             self.edges.sync().inspect_err(|_| self.edges_dirty.store(true, Release))?;

@@ -6,6 +6,10 @@
 //! An extent that differs is fetched again, written under its claim, and read once more after a flush; if it differs
 //! then, the destination does not keep what is written to it, and that is the end. Background work with a share of its own:
 //! the caller steps it as slowly as it likes.
+//!
+//! It begins with a flush: dirty pages are dropped from no cache, and would be compared with themselves. It ends at a
+//! hand-over, also an unverified one: from there the guest writes to the destination without a mark, and mending what
+//! then differs would put the moment over what the guest wrote. So each look, and each mending, is inside the gate.
 
 use super::lock;
 use super::mover::Step;
@@ -16,7 +20,7 @@ use rekindle_core::volume::ByteRange;
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::Ordering::*;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
 /// How far a verification is. Starts again from the beginning after a restart.
@@ -42,6 +46,9 @@ impl RestoreSet {
         if !self.is_complete() {
             return Err(Error::new(Kind::Busy, "not complete yet: there is nothing to verify against"));
         }
+        if (at.volume, at.extent) == (0, 0) {
+            self.flush_all()?;
+        }
         if let Some(v) = self.parts.volumes.get(at.volume) {
             let n = BATCH.min(v.geometry.extents() - at.extent);
             self.verify_batch(v, at, n)?;
@@ -52,12 +59,33 @@ impl RestoreSet {
             return Ok(Step::Worked);
         }
         self.verify_mended(at)?;
+        let _gate = self.while_restoring()?;
         let mut plan = lock(&self.plan);
         if !plan.1.verified {
             plan.1.verified = true;
             plan.0.store(&plan.1)?;
         }
         Ok(Step::Idle)
+    }
+    /// Keeps the hand-over out for as long as it is held. `Kind::Gone` when it has been.
+    fn while_restoring(&self) -> Result<RwLockReadGuard<'_, ()>> {
+        let gate = self.parts.gate.read().unwrap_or_else(PoisonError::into_inner);
+        if self.parts.volumes.iter().any(|v| v.settled.get().is_some()) {
+            return Err(Error::new(Kind::Gone, "the set was handed over: its destinations are the guest's"));
+        }
+        Ok(gate)
+    }
+    fn flush_all(&self) -> Result<()> {
+        // Not inside the gate: an instant that waited for this flush would hold the guest up. One more flush hurts nobody.
+        drop(self.while_restoring()?);
+        for v in &self.parts.volumes {
+            if let Err(e) = v.target.flush() {
+                // A failed flush leaves the destination failed, whoever asked for it.
+                self.parts.fail(e.clone().at(format!("flush of the destination of {}", v.name)));
+                return Err(e);
+            }
+        }
+        Ok(())
     }
     fn verify_batch(&self, v: &Volume, at: &mut Verifier, n: u64) -> Result<()> {
         let first = at.extent;
@@ -68,7 +96,7 @@ impl RestoreSet {
         v.holder.presence(first, n, &mut known)?;
         let mut bytes = Vec::new();
         for (extent, presence) in (first..).zip(known) {
-            match verify_extent(v, extent, presence, &mut bytes)? {
+            match self.verify_extent(v, extent, presence, &mut bytes)? {
                 Found::Right(n) => at.verified_bytes += n,
                 Found::Guest => at.skipped += 1,
                 Found::Wrong => {
@@ -86,6 +114,7 @@ impl RestoreSet {
         let range = v.geometry.extent_bytes(extent);
         let mut bytes = vec![0; range.len as usize];
         fetch_now(&v.holder, extent, &mut bytes)?;
+        let _gate = self.while_restoring()?;
         let claim = v.claims.claim(extent);
         if v.claims.marked(extent) == 0 && claim.place() == Place::Local {
             v.target.write(range.start, &bytes)?;
@@ -99,18 +128,12 @@ impl RestoreSet {
             return Ok(());
         }
         let mut bytes = Vec::new();
-        for v in &self.parts.volumes {
-            if let Err(e) = v.target.flush() {
-                // A failed flush leaves the destination failed, whoever asked for it.
-                self.parts.fail(e.clone().at(format!("flush of the destination of {}", v.name)));
-                return Err(e);
-            }
-        }
+        self.flush_all()?;
         for (volume, extent) in std::mem::take(&mut at.again) {
             let v = &self.parts.volumes[volume];
             v.uncache(v.geometry.extent_bytes(extent))?;
             let stored = Presence::Stored { order: 0, stored: 0 };
-            if matches!(verify_extent(v, extent, stored, &mut bytes)?, Found::Wrong) {
+            if matches!(self.verify_extent(v, extent, stored, &mut bytes)?, Found::Wrong) {
                 let what =
                     format!("{}: the destination does not keep what is written to extent {extent}", v.name);
                 let e = Error::new(Kind::Corrupt, what);
@@ -120,38 +143,44 @@ impl RestoreSet {
         }
         Ok(())
     }
+    fn verify_extent(
+        &self,
+        v: &Volume,
+        extent: u64,
+        presence: Presence,
+        bytes: &mut Vec<u8>,
+    ) -> Result<Found> {
+        let range = v.geometry.extent_bytes(extent);
+        {
+            let _gate = self.while_restoring()?;
+            // Under the claim neither mover nor mending write here; a mark tells whether they ever brought a guest's bytes.
+            let claim = v.claims.claim(extent);
+            if v.claims.marked(extent) != 0 || claim.place() != Place::Local {
+                return Ok(Found::Guest);
+            }
+            if presence == Presence::Zero && v.target.is_hole(range) {
+                return Ok(Found::Right(0));
+            }
+            bytes.resize(range.len as usize, 0);
+            v.target.read(range.start, bytes)?;
+        }
+        let right = match (presence, v.holder.check(extent, bytes)?) {
+            (Presence::Zero, _) => bytes.iter().all(|b| *b == 0),
+            (_, Some(right)) => right,
+            (_, None) => {
+                let mut want = vec![0; bytes.len()];
+                fetch_now(&v.holder, extent, &mut want)?;
+                want == *bytes
+            }
+        };
+        Ok(if right { Found::Right(range.len) } else { Found::Wrong })
+    }
 }
 
 enum Found {
     Right(u64),
     Guest,
     Wrong,
-}
-
-fn verify_extent(v: &Volume, extent: u64, presence: Presence, bytes: &mut Vec<u8>) -> Result<Found> {
-    let range = v.geometry.extent_bytes(extent);
-    {
-        // Under the claim neither mover nor mending write here; a mark tells whether they ever brought a guest's bytes.
-        let claim = v.claims.claim(extent);
-        if v.claims.marked(extent) != 0 || claim.place() != Place::Local {
-            return Ok(Found::Guest);
-        }
-        if presence == Presence::Zero && v.target.is_hole(range) {
-            return Ok(Found::Right(0));
-        }
-        bytes.resize(range.len as usize, 0);
-        v.target.read(range.start, bytes)?;
-    }
-    let right = match (presence, v.holder.check(extent, bytes)?) {
-        (Presence::Zero, _) => bytes.iter().all(|b| *b == 0),
-        (_, Some(right)) => right,
-        (_, None) => {
-            let mut want = vec![0; bytes.len()];
-            fetch_now(&v.holder, extent, &mut want)?;
-            want == *bytes
-        }
-    };
-    Ok(if right { Found::Right(range.len) } else { Found::Wrong })
 }
 
 #[derive(Default)]

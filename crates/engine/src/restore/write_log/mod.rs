@@ -210,11 +210,11 @@ impl WriteLog {
         each: impl FnMut(&Record),
     ) -> Result<(Arc<WriteLog>, LogReport)> {
         let slot = TwoSlot::open(&*dir, TABLE, TABLE_MAX)?;
-        let old = match slot.load() {
-            Some(b) => SegmentTable::decode(&b)
-                .map_err(|e| Error::new(Kind::Corrupt, format!("{e} in {}/{TABLE}", dir.place())))?,
-            None => SegmentTable::new(),
-        };
+        // `create` stores the first table before the restore exists: without one the records that were flushed are not
+        // gone, they are merely not named, and an empty log would answer for them.
+        let bad = |e: String| Error::new(Kind::Corrupt, format!("{e} in {}/{TABLE}", dir.place()));
+        let old = slot.load().ok_or_else(|| bad("no segment table".into()))?;
+        let old = SegmentTable::decode(&old).map_err(|e| bad(e.to_string()))?;
         let mut files: BTreeMap<u32, Arc<dyn LogFile>> = BTreeMap::new();
         let read = |entry: &SegmentEntry| -> Result<Vec<u8>> {
             let file = dir.open(&file_name(entry.file))?.ok_or_else(|| {

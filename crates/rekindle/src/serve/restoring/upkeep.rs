@@ -6,8 +6,9 @@ use rekindle_core::hydrate::Online;
 use rekindle_core::usage::{Order, Ranker};
 use rekindle_core::volume::Uuid;
 use rekindle_engine::backup::StoredUsage;
-use rekindle_engine::restore::{Fill, FillOptions, FillVolume, FreeSpace, Step, Verifier};
+use rekindle_engine::restore::{Fill, FillOptions, FillVolume, FreeSpace, RestoreState, Step, Verifier};
 use rekindle_engine::usage::{Opened, UsageMap};
+use rekindle_io::Kind;
 use rekindle_io::clock::SystemClock;
 use rekindle_io::logfile::{LogDir, RealDir};
 use std::collections::HashMap;
@@ -46,12 +47,17 @@ impl Restoring {
                     std::thread::sleep(VERIFY_PAUSE);
                 }
                 Ok(Step::Idle) => return,
+                // Handed over unverified: the destinations are the guest's.
+                Err(e) if e.kind == Kind::Gone && self.is_live() => return,
                 Err(e) => {
                     tracing::warn!("verification of {}: {e}", self.name);
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
         }
+    }
+    fn is_live(&self) -> bool {
+        self.set.status().state == RestoreState::Live
     }
     fn begin_fill(&self, volumes: Vec<FillVolume>) {
         let dir = self.dir.clone();
