@@ -7,13 +7,14 @@ use super::history::SnapshotInfo;
 use super::pages::Page;
 use super::tree::Tree;
 use rekindle_core::repo::frame::{FrameKind, FrameName};
+use rekindle_core::repo::id::is_zero;
 use rekindle_core::repo::manifest::FAN;
 use rekindle_core::repo::{Place, VolumeRecord, names};
 use rekindle_core::volume::{ByteRange, Geometry, Uuid};
 use rekindle_io::holder::{Difference, FetchSink, Fetched, Holder, Identity, Presence, Sealed, Urgency};
 use rekindle_io::store::Part;
 use rekindle_io::{Error, Kind, Result};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most one GET brings.
 const RUN_BYTES_MAX: u64 = 4 << 20;
@@ -26,11 +27,17 @@ pub struct SnapshotHolder {
     tree: Tree,
     info: SnapshotInfo,
     volume: VolumeRecord,
+    /// The leaf whose ids were asked for last: verification goes through a volume leaf by leaf.
+    checked: Mutex<Option<LeafIds>>,
 }
+
+/// A leaf and the ids of its extents.
+type LeafIds = (u64, Arc<Vec<rekindle_core::repo::Id>>);
 
 impl SnapshotHolder {
     pub(super) fn new(core: Arc<Core>, info: SnapshotInfo, volume: VolumeRecord) -> Self {
-        SnapshotHolder { tree: Tree::new(core.clone(), &volume), core, info, volume }
+        let checked = Mutex::default();
+        SnapshotHolder { tree: Tree::new(core.clone(), &volume), core, info, volume, checked }
     }
     /// What the snapshot says of the volume.
     pub fn volume(&self) -> &VolumeRecord {
@@ -87,6 +94,18 @@ impl SnapshotHolder {
     /// The id that `bytes` would have as extent `extent` of this volume; compare with `ids`.
     pub fn id_of(&self, bytes: &[u8]) -> rekindle_core::repo::Id {
         self.core.keys.ids.extent(bytes, self.volume.geometry.extent.get())
+    }
+    fn ids_of_leaf(&self, leaf: u64) -> Result<Arc<Vec<rekindle_core::repo::Id>>> {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, ids)) = &*checked
+            && *at == leaf
+        {
+            return Ok(ids.clone());
+        }
+        let count = FAN.min(self.tree.shape.extents.saturating_sub(leaf * FAN));
+        let ids = Arc::new(self.ids(leaf * FAN, count)?);
+        *checked = Some((leaf, ids.clone()));
+        Ok(ids)
     }
     fn fetch_leaf(self: &Arc<Self>, leaf: u64, wanted: Vec<u64>, sink: &Arc<dyn FetchSink>) {
         let (me, sink) = (self.clone(), sink.clone());
@@ -235,6 +254,12 @@ impl Holder for SnapshotHolder {
     }
     fn geometry(&self) -> Geometry {
         self.volume.geometry
+    }
+    /// By the extent's id, so that verifying moves no data.
+    fn check(&self, extent: u64, bytes: &[u8]) -> Result<Option<bool>> {
+        let ids = self.ids_of_leaf(extent / FAN)?;
+        let id = ids.get((extent % FAN) as usize).ok_or_else(|| self.beyond(extent))?;
+        Ok(Some(if id.is_zero() { is_zero(bytes) } else { self.id_of(bytes) == *id }))
     }
     fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()> {
         let end = first.checked_add(count).filter(|e| *e <= self.tree.shape.extents);

@@ -63,6 +63,7 @@ pub fn check(holder: Arc<dyn Holder>, truth: &[u8]) {
             assert_eq!(bytes, expected(e), "extent {e}");
         }
     }
+    checks(&*holder, expected);
     // The same extent asked for twice is answered twice; none asked for answers nothing.
     assert_eq!(fetch_raw(&holder, &[0, 0], Urgency::Demand).len(), 2);
     let sink = Collected::new();
@@ -70,6 +71,17 @@ pub fn check(holder: Arc<dyn Holder>, truth: &[u8]) {
     beyond_the_end(&holder);
     identity_stays(&*holder);
     assert!(sink.is_empty());
+}
+
+/// A check that answers at all tells right bytes from bytes of which one bit is wrong.
+fn checks<'a>(holder: &dyn Holder, expected: impl Fn(u64) -> &'a [u8]) {
+    for e in 0..holder.geometry().extents() {
+        let mut bytes = expected(e).to_vec();
+        assert_ne!(holder.check(e, &bytes).unwrap(), Some(false), "extent {e} is right");
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert_ne!(holder.check(e, &bytes).unwrap(), Some(true), "extent {e} is wrong");
+    }
 }
 
 fn presence(holder: &dyn Holder) -> Vec<Presence> {
