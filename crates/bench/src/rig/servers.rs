@@ -129,11 +129,6 @@ impl Server {
     pub fn cpu(&self) -> Result<f64> {
         machine::cpu_seconds(self.child.id())
     }
-
-    /// Largest resident memory so far, bytes.
-    pub fn memory(&self) -> Result<u64> {
-        machine::peak_memory(self.child.id())
-    }
 }
 
 impl Drop for Server {

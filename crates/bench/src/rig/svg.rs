@@ -1,4 +1,4 @@
-//! Plots as SVG, small and readable on light and dark pages: bars with ranges, and lines.
+//! Plots as SVG, small and readable on light and dark pages: bars with the ranges of their rounds.
 
 use std::fmt::Write;
 
@@ -80,70 +80,6 @@ pub fn significant(value: f64) -> String {
     }
 }
 
-/// A named line of points.
-pub struct Line {
-    /// What.
-    pub label: String,
-    /// Ascending in x.
-    pub points: Vec<(f64, f64)>,
-}
-
-/// Lines over common axes that begin at zero.
-pub fn lines(title: &str, x_title: &str, y_title: &str, lines: &[Line]) -> String {
-    const HEIGHT: f64 = 360.0;
-    let (left, top, right, bottom) = (60.0, 40.0, WIDTH - 190.0, HEIGHT - 45.0);
-    let most = |f: fn(&(f64, f64)) -> f64| {
-        lines.iter().flat_map(|l| l.points.iter()).map(f).fold(f64::MIN_POSITIVE, f64::max)
-    };
-    let (x_most, y_most) = (most(|p| p.0), most(|p| p.1));
-    let mut out = head(title, HEIGHT);
-    for tick in 0..=4 {
-        let share = f64::from(tick) / 4.0;
-        let (x, y) = (left + share * (right - left), bottom - share * (bottom - top));
-        let _ = writeln!(
-            out,
-            "<path d=\"M{left} {y:.1}H{right}\" stroke=\"#ddd\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\
-             <text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            left - 6.0,
-            y + 4.0,
-            significant(y_most * share),
-            bottom + 16.0,
-            significant(x_most * share),
-        );
-    }
-    let _ = writeln!(
-        out,
-        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text><text x=\"{left}\" y=\"34\">{}</text>",
-        f64::midpoint(left, right),
-        bottom + 34.0,
-        escape(x_title),
-        escape(y_title)
-    );
-    for (i, line) in lines.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
-        let place = |&(x, y): &(f64, f64)| {
-            let (x, y) = (left + x / x_most * (right - left), bottom - y / y_most * (bottom - top));
-            format!("{x:.1},{y:.1}")
-        };
-        let points: Vec<String> = line.points.iter().map(place).collect();
-        let y = top + 10.0 + i as f64 * 18.0;
-        let _ = writeln!(
-            out,
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\
-             <rect x=\"{:.1}\" y=\"{:.1}\" width=\"12\" height=\"3\" fill=\"{colour}\"/>\
-             <text x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            points.join(" "),
-            right + 12.0,
-            y - 5.0,
-            right + 30.0,
-            y,
-            escape(&line.label)
-        );
-    }
-    out + "</svg>\n"
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,8 +93,5 @@ mod tests {
             &[Group { title: "reads".into(), bars: vec![bar("x", 1.0), bar("y", 250.0)] }],
         );
         assert!(svg.contains("a &lt; b") && svg.ends_with("</svg>\n") && svg.contains("250 k"));
-        let line = Line { label: "l".into(), points: vec![(0.0, 0.0), (1.0, 2.0)] };
-        let svg = lines("t", "x", "y", &[line]);
-        assert!(svg.contains("polyline points=\"60.0,315.0 570.0,40.0\""), "{svg}");
     }
 }
