@@ -4,5 +4,6 @@
 //! reader epochs are explored elsewhere, by interleavings.
 
 pub mod model;
+mod parts;
 pub mod rng;
 pub mod world;

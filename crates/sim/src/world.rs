@@ -2,6 +2,7 @@
 //! guest that writes odd sizes, and background work stepped by hand in an order the seed chooses.
 
 use crate::model::{BLOCK, Model};
+use crate::parts::{Sink, disk, moment};
 use crate::rng::Rng;
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_engine::backup::{Changed, SetInstant};
@@ -9,9 +10,7 @@ use rekindle_engine::restore::{
     Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, Settling, Step, Verifier,
     VolumeParts,
 };
-use rekindle_io::block::{
-    Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, MemBlock, Op, Request,
-};
+use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, FaultyBlock, MemBlock, Op, Request};
 use rekindle_io::clock::{Clock, ManualClock};
 use rekindle_io::fault::{Crash, FaultPlan};
 use rekindle_io::holder::MemHolder;
@@ -36,19 +35,6 @@ impl Default for Shape {
         let log =
             LogLimits { segment_bytes: 64 << 10, bytes_max: 320 << 10, pieces_max: 400, block_bytes: 4096 };
         Shape { size: (2 << 20) + (40 << 14) + 1536, used: false, log }
-    }
-}
-
-#[derive(Default)]
-struct Sink {
-    came: Mutex<Vec<Completion>>,
-}
-impl CompletionSink for Sink {
-    fn complete(&self, c: Completion) {
-        self.came.lock().unwrap_or_else(PoisonError::into_inner).push(c);
-    }
-    fn abandoned(&self) -> bool {
-        false
     }
 }
 
@@ -701,21 +687,4 @@ impl World {
         }
         Ok(())
     }
-}
-
-fn disk(shape: Shape) -> Arc<MemBlock> {
-    let disk = MemBlock::new(shape.size);
-    if shape.used {
-        let old = vec![0xee; shape.size as usize];
-        disk.write_at(0, &old).and_then(|()| disk.flush()).expect("a disk in memory");
-    }
-    disk
-}
-
-fn moment(holder: &MemHolder, g: &Geometry) -> Vec<u8> {
-    let mut out = vec![0; g.size as usize];
-    for (e, part) in out.chunks_mut(g.extent.get() as usize).enumerate() {
-        holder.truth(e as u64, part);
-    }
-    out
 }

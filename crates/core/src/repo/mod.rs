@@ -23,7 +23,7 @@ pub mod session;
 mod varint;
 
 #[cfg(test)]
-mod golden;
+mod golden_tests;
 
 pub use commit::{Checkpoint, Commit, VolumeRecord};
 pub use config::{Cipher, Config};
