@@ -118,6 +118,12 @@ pub fn store(place: &std::path::Path) -> Outcome<Arc<dyn Store>> {
                 place.display()
             ),
         )),
+        Err(e) if e.kind == Kind::Invalid => Err(Failure::new(
+            Exit::NoRepository,
+            format!("there is no repository at {}", place.display()),
+            &e.what,
+            "check the path: a repository is a directory",
+        )),
         Err(e) => Err(Failure::io(format!("cannot open the repository {}", place.display()), &e)),
     }
 }

@@ -479,10 +479,8 @@ fn welcome(
         return Err(Error::new(Kind::Invalid, what));
     }
     if info.size < old.size && !options.allow_shrunk {
-        let what = format!(
-            "the image has {} bytes, the volume had {}: it was cut short. Restore it, or say that this is meant",
-            info.size, old.size
-        );
+        let what =
+            format!("the image has {} bytes, the volume had {}: it was cut short", info.size, old.size);
         return Err(Error::new(Kind::Invalid, what));
     }
     let geometry = geometry(info, info.size, old.extent)?;

@@ -60,6 +60,7 @@ impl Dest {
             return Err(found.refuse(&absolute));
         }
         let found = if meta.is_file() {
+            not_in_use(&absolute)?;
             if meta.len() == 0 { Found::Nothing } else { Found::File(meta.len()) }
         } else if meta.file_type().is_block_device() {
             device(&absolute)?
@@ -148,6 +149,15 @@ pub fn open(path: &Path, read_only: bool, logical_block: Option<u32>) -> Outcome
         Kind::Busy => owner::disk_busy(path, &e.what),
         _ => Failure::io(format!("cannot open {}", path.display()), &e),
     })
+}
+
+/// Fails if somebody has the file locked, as QEMU does: a copy takes the name and leaves him writing to what nobody can
+/// find any more. What else cannot be opened is no matter here: it is replaced, not written to.
+fn not_in_use(path: &Path) -> Outcome {
+    match FileBlock::open(path, &FileOptions::default()) {
+        Err(e) if e.kind == Kind::Busy => Err(owner::disk_busy(path, &e.what)),
+        _ => Ok(()),
+    }
 }
 
 /// Makes a file of `size` bytes, all holes; a name that is taken is an error.

@@ -23,6 +23,17 @@ const WRITE_BYTES: usize = 64 << 10;
 /// A holder that does not answer for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The failure of a read from the repository.
+fn unreadable(e: &Error) -> Failure {
+    let failure = Failure::io("cannot read the snapshot", e);
+    match e.kind {
+        Kind::Gone => failure.cure(
+            "the repository is not whole: bring that object back from a copy of it, or use a snapshot that does not need it",
+        ),
+        _ => failure,
+    }
+}
+
 /// How far a copy is; shared with whoever shows it.
 #[derive(Default)]
 pub struct Counters {
@@ -145,7 +156,7 @@ impl Copy {
     }
     /// Fetches a chunk; frames come back sealed, in order of extents.
     fn open(&self, chunk: &[u64]) -> Outcome<Vec<(u64, Opened)>> {
-        let cannot = |e: Error| Failure::io("cannot read the snapshot", &e);
+        let cannot = |e: Error| unreadable(&e);
         let mut known = Vec::with_capacity(chunk.len());
         self.holder.presence(chunk[0], chunk.len() as u64, &mut known).map_err(cannot)?;
         let stored: Vec<u64> = chunk
@@ -182,8 +193,7 @@ impl Copy {
         let range = self.holder.geometry().extent_bytes(extent);
         buf.resize(range.len as usize, 0);
         target.read_at(range.start, buf).map_err(|e| Failure::io("cannot read the copy back", &e))?;
-        let known =
-            self.holder.check(extent, buf).map_err(|e| Failure::io("cannot read the snapshot", &e))?;
+        let known = self.holder.check(extent, buf).map_err(|e| unreadable(&e))?;
         let right = match known {
             Some(right) => right,
             None => {
@@ -225,7 +235,7 @@ impl Opened {
                 buf.fill(0);
                 Ok(())
             }
-            Opened::Sealed(s) => s.open(buf).map_err(|e| Failure::io("cannot read the snapshot", &e)),
+            Opened::Sealed(s) => s.open(buf).map_err(|e| unreadable(&e)),
         }
     }
 }
@@ -283,7 +293,7 @@ pub fn stored(holder: &dyn Holder) -> Outcome<(u64, u64)> {
     while first < geometry.extents() {
         known.clear();
         let n = (geometry.extents() - first).min(1024);
-        holder.presence(first, n, &mut known).map_err(|e| Failure::io("cannot read the snapshot", &e))?;
+        holder.presence(first, n, &mut known).map_err(|e| unreadable(&e))?;
         for (extent, p) in (first..).zip(&known) {
             if let Presence::Stored { stored, .. } = p {
                 fetched += u64::from(*stored);

@@ -135,6 +135,9 @@ fn refuse_half_restored(volume: &LiveVolume, path: &Path) -> Outcome {
 pub fn cannot_open(path: &Path, e: &rekindle_io::Error) -> Failure {
     match e.kind {
         Kind::Busy => owner::disk_busy(path, &e.what),
+        Kind::Invalid => Failure::io(format!("cannot open {}", path.display()), e).cure(
+            "make it whole again, or restore it; if it is another disk now, give it a set of its own with another name",
+        ),
         _ => Failure::io(format!("cannot open {}", path.display()), e),
     }
 }

@@ -101,16 +101,18 @@ pub fn alive() -> Outcome<Vec<Holder>> {
     Ok(held)
 }
 
-/// Who of the living has this disk.
+/// Who of the living has this disk; somebody else before ourselves.
 pub fn owner_of(disk: &Path) -> Option<Holder> {
     let same =
         |a: &Path| a == disk || matches!((a.canonicalize(), disk.canonicalize()), (Ok(x), Ok(y)) if x == y);
-    alive().ok()?.into_iter().find(|h| h.disks.iter().any(|d| same(d)))
+    let has = |h: &Holder| h.disks.iter().any(|d| same(d));
+    alive().ok()?.into_iter().filter(has).min_by_key(|h| h.pid == std::process::id())
 }
 
 /// The failure of an open that found its disk in use: names the holder where one of ours has it.
 pub fn disk_busy(disk: &Path, cause: &str) -> Failure {
-    let (cause, cure) = match owner_of(disk) {
+    // Our own lock names the disk before the disk is opened: it is not what was in the way.
+    let (cause, cure) = match owner_of(disk).filter(|h| h.pid != std::process::id()) {
         Some(h) => (
             format!("process {} serves it as {} (rekindle {})", h.pid, h.name, h.doing),
             format!("use that one, or stop it first: kill {}", h.pid),

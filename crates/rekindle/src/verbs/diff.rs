@@ -81,6 +81,13 @@ fn difference(a: &Snapshot, b: &Snapshot, volume: &str, ranges: bool) -> Outcome
             "compare other moments",
         ));
     }
+    if old.uuid != new.uuid {
+        return Err(Failure::usage(
+            cannot,
+            "it was begun anew between the two (another disk, or its state directory was gone), so they share no history",
+            "compare other moments, or restore both and compare those",
+        ));
+    }
     let geometry = new.geometry;
     let holder = b.holder(volume).map_err(|e| failure(&cannot, &e))?;
     let found = if a.info().commit.snapshot == b.info().commit.snapshot {

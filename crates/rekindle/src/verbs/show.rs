@@ -3,6 +3,7 @@
 use super::moment;
 use crate::cli::ShowArgs;
 use crate::errors::Outcome;
+use crate::moments;
 use crate::out::Out;
 use crate::show::snapshot::Snapshot;
 use crate::show::table::Table;
@@ -11,6 +12,8 @@ use crate::show::words;
 /// Prints it.
 pub fn run(args: &ShowArgs, out: Out) -> Outcome<u8> {
     let (repository, snapshot) = moment::open(&args.repo, &args.moment)?;
+    // A volume that is not there is said to be missing, not passed over.
+    moment::volumes(&snapshot, &moments::named(&args.moment)?)?;
     let info = snapshot.info();
     let shown = Snapshot::from(info);
     out.document(&shown);

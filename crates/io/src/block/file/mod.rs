@@ -167,7 +167,10 @@ fn info(file: &File, place: &str, is_device: bool, o: &FileOptions) -> Result<In
         );
         return Err(Error::new(Kind::Invalid, what));
     }
-    if size == 0 || !size.is_multiple_of(u64::from(logical_block)) {
+    if size == 0 {
+        return Err(Error::new(Kind::Invalid, format!("{place} is empty: no disk has 0 bytes")));
+    }
+    if !size.is_multiple_of(u64::from(logical_block)) {
         let what = format!(
             "{place} has {size} bytes, which is no whole number of {logical_block}-byte blocks: extend it with `truncate -s %{logical_block}`"
         );
