@@ -193,20 +193,22 @@ class Rekindle:
     """The program under test, in a world of its own: runtime and state folders, a repository, a key file (which opens at
     once) or a password file."""
 
-    def __init__(self, stage, secret="key"):
+    def __init__(self, stage, secret="key", world=""):
         self.stage = stage
         self.repo = stage.path / "repo"
         self.env = dict(os.environ)
-        for name in ("runtime", "state"):
-            (stage.path / name).mkdir(mode=0o700, exist_ok=True)
+        runtime, state = stage.path / f"runtime{world}", stage.path / f"state{world}"
+        for folder in (runtime, state):
+            folder.mkdir(mode=0o700, exist_ok=True)
         self.secret = stage.path / secret
-        self.secret.write_bytes(os.urandom(32) if secret == "key" else b"correct horse battery staple\n")
+        if not self.secret.exists():
+            self.secret.write_bytes(os.urandom(32) if secret == "key" else b"correct horse battery staple\n")
         self.secret.chmod(0o600)
         self.env |= {
             "REKINDLE_REPO": str(self.repo),
             "REKINDLE_KEY_FILE" if secret == "key" else "REKINDLE_PASSWORD_FILE": str(self.secret),
-            "REKINDLE_RUNTIME_DIR": str(stage.path / "runtime"),
-            "REKINDLE_STATE_DIR": str(stage.path / "state"),
+            "REKINDLE_RUNTIME_DIR": str(runtime),
+            "REKINDLE_STATE_DIR": str(state),
         }
 
     def __call__(self, *args, check=True, timeout=120):

@@ -36,7 +36,7 @@ class Contest:
         server = self.rekindle.start("serve", "serve", "shop", self.image, "--listen", f"unix:{where}")
         until(where.exists, "serve")
         disk, postgres, _ = start_database(self.stage, f"nbd+unix:///shop?socket={where}")
-        self.script = write_load(self.stage, postgres)
+        self.script = write_load(self.stage, self.args.kind)
         tps = run_load(postgres, self.script, self.args.train, scale=self.args.scale)
         self.warm = sorted(tps)[len(tps) // 2]
         self.rekindle("backup", "shop", timeout=600)
@@ -65,8 +65,8 @@ class Contest:
 
     def online(self, *more):
         """rekindle, online at once."""
-        world, target = Rekindle(self.stage), self.stage.path / "restored.raw"
-        world.env |= self.rekindle.env | {"REKINDLE_REPO": self.repo}
+        world, target = Rekindle(self.stage, world="2"), self.stage.path / "restored.raw"
+        world.env["REKINDLE_REPO"] = self.repo
         where = self.stage.path / "restore.sock"
         began = time.monotonic()
         server = world.start("restore", "restore", "shop@latest", "--to", target, "--listen", f"unix:{where}",
@@ -90,15 +90,15 @@ class Contest:
         try:
             return self.judge(f"nbd+unix:///shop?socket={where}", began, finished)
         finally:
+            world("discard", "shop", "--yes", "shop", check=False)
             server.kill()
             where.unlink(missing_ok=True)
-            for path in self.stage.path.glob("restored.raw*"):
-                path.unlink()
+            target.unlink(missing_ok=True)
 
     def plain(self):
         """rekindle's offline restore, then a start from the file."""
-        world, target = Rekindle(self.stage), self.stage.path / "restored.raw"
-        world.env |= self.rekindle.env | {"REKINDLE_REPO": self.repo}
+        world, target = Rekindle(self.stage, world="2"), self.stage.path / "restored.raw"
+        world.env["REKINDLE_REPO"] = self.repo
         began = time.monotonic()
         world("restore", "shop@latest", "--to", target, timeout=3600)
         finished = time.monotonic()
@@ -189,6 +189,7 @@ CONTESTANTS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=2048)
+    parser.add_argument("--kind", choices=("gauss", "zipf"), default="gauss", help="working set or heavy tail")
     parser.add_argument("--scale", type=int, default=40)
     parser.add_argument("--train", type=int, default=60, help="seconds of load before the backup")
     parser.add_argument("--load", type=int, default=60, help="seconds of load after each restore")
@@ -211,7 +212,7 @@ def main():
                 say(f"{name}: " + ", ".join(f"{k} {v:.1f}" for k, v in found[name][-1].items()))
         rows = [[name] + [show([f[k] for f in figures]) for k in ("ready", "half", "ninety", "lost", "complete")]
                 for name, figures in found.items()]
-        body = (f"{args.mib} MiB disk, pgbench scale {args.scale}, a skewed load of 4 clients (Zipf 1.2, permuted), "
+        body = (f"{args.mib} MiB disk, pgbench scale {args.scale}, load {args.kind}, 4 clients, "
                 f"{contest.warm} transactions a second when warm; link {contest.link}; {args.rounds} rounds. Lost: seconds of "
                 f"warm throughput that were not delivered in the first {args.load} s after the start, the wait before it included."
                 "\n\n" + table(["way", "application ready s", "50 % of warm s", "90 % of warm s", "lost s", "complete s"], rows))

@@ -72,6 +72,7 @@ def served(stage, rekindle, image):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=2048)
+    parser.add_argument("--kind", choices=("gauss", "zipf"), default="gauss", help="working set or heavy tail")
     parser.add_argument("--scale", type=int, default=60)
     parser.add_argument("--fresh", type=int, default=60, help="seconds of load before the first backup")
     parser.add_argument("--aged", type=int, default=300, help="seconds of load more before the second")
@@ -88,7 +89,7 @@ def main():
         rekindle("init")
         server, uri = served(stage, rekindle, image)
         disk, postgres, _ = start_database(stage, uri)
-        script = write_load(stage, postgres)
+        script = write_load(stage, args.kind)
         for name, seconds in (("fresh", args.fresh), ("aged", args.aged)):
             run_load(postgres, script, seconds, scale=args.scale)
             rekindle("backup", "shop", timeout=600)
@@ -104,7 +105,7 @@ def main():
             rows += [[f"{name}, {by}", asked, f"{v[0] * 100:.1f}", f"{v[1] * 100:.1f}"] for by, v in shares.items()]
             if name == "fresh":
                 disk, postgres, _ = start_database(stage, uri)
-        body = (f"{args.mib} MiB disk, pgbench scale {args.scale}, skewed load (Zipf 1.2, permuted); {stored} extents hold data. "
+        body = (f"{args.mib} MiB disk, pgbench scale {args.scale}, load {args.kind}; {stored} extents hold data. "
                 f"Backups after {args.fresh} s and {args.aged} s more; the judged restart runs {args.load} s.\n\n"
                 + table(["map, order", "extents demanded", "% within 1.25 x", "% within 1.1 x"], rows))
         report("predict", body, args.write)
