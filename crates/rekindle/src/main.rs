@@ -42,6 +42,8 @@ fn log(verbose: bool) {
         .unwrap_or_else(|_| EnvFilter::new(if verbose { "info" } else { "warn" }));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
+    // Colours are for people: a journal or a file gets plain lines.
+    let builder = builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     if std::env::var_os("REKINDLE_LOG_JSON").is_some_and(|v| !v.is_empty()) {
         builder.json().init();
     } else {

@@ -169,7 +169,7 @@ impl Found {
             format!("{} cannot be used", disk.display()),
             format!("it is the half-restored destination of {}", self.plan.set),
             format!(
-                "go on with it: rekindle restore {}@{} --as {} {} --listen ...; to throw it away, do that and then `rekindle discard {}`",
+                "go on with it: rekindle restore {}@{} --as {} {} --listen ...; or throw it away with `rekindle discard {}`",
                 self.app.source_set,
                 self.app.snapshot.chars().take(8).collect::<String>(),
                 self.plan.set,
