@@ -99,7 +99,7 @@ pub fn refuse_volatile(dir: &Path) -> Outcome {
         return Err(Failure::refused(
             format!("state cannot be kept in {}", dir.display()),
             "that file system lives in memory; a power cut would take acknowledged writes with it",
-            "set REKINDLE_STATE_DIR to a directory on a disk",
+            "keep it on a disk: REKINDLE_STATE_DIR names the place for sets, the destination that of a restore to a file",
         ));
     }
     Ok(())
