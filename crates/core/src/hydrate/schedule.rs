@@ -1,7 +1,7 @@
 //! What to copy next. Demand reads do not pass here: whoever misses fetches at once and tells afterwards.
 //!
 //! Background copies go in this order, over all volumes of a set: ranges the operator put first, neighbours of misses,
-//! hot lists, then the rest in the holder's cheap order. In one class the volumes share by weight. Everything is copied in
+//! hot lists and hints (file-system metadata), then the rest in the holder's cheap order. In one class the volumes share by weight. Everything is copied in
 //! the end, so every promotion only reorders.
 //!
 //! The scheduler does not know what is local. It proposes, and the caller's `wanted` (one look at the claim byte, marking
@@ -38,7 +38,7 @@ pub enum Source {
     First,
     /// A neighbour of a miss.
     Promoted,
-    /// The hot list.
+    /// The hot list, or a hint.
     Hot,
     /// Everything else.
     Rest,
@@ -77,6 +77,7 @@ pub struct Schedule {
     first: VecDeque<ExtentRange>,
     promoted: VecDeque<ExtentRange>,
     hot: std::vec::IntoIter<u64>,
+    hinted: VecDeque<ExtentRange>,
     rest: VecDeque<u64>,
     found_in_pass: bool,
     swept: bool,
@@ -98,6 +99,7 @@ impl Schedule {
             first: VecDeque::new(),
             promoted: VecDeque::new(),
             hot: hot.into_iter(),
+            hinted: VecDeque::new(),
             rest: VecDeque::new(),
             found_in_pass: false,
             swept: false,
@@ -132,6 +134,11 @@ impl Schedule {
     pub fn set_hot(&mut self, hot: Vec<u64>) {
         self.hot = hot.into_iter();
     }
+    /// Ranges that come after the hot list though nobody was seen to use them; at most [`FIRST_MAX`] are kept.
+    pub fn hint(&mut self, ranges: &[ExtentRange]) {
+        let inside = |r: &ExtentRange| ExtentRange { start: r.start, end: r.end.min(self.extents) };
+        self.hinted = ranges.iter().map(inside).filter(|r| r.start < r.end).take(FIRST_MAX).collect();
+    }
     /// See [`neighbours`].
     pub fn set_neighbours(&mut self, n: u64) {
         self.neighbours = n.min(NEIGHBOURS);
@@ -154,7 +161,7 @@ impl Schedule {
         match self {
             Schedule { first, .. } if !first.is_empty() => Some(Source::First),
             Schedule { promoted, .. } if !promoted.is_empty() => Some(Source::Promoted),
-            Schedule { hot, .. } if hot.len() > 0 => Some(Source::Hot),
+            Schedule { hot, hinted, .. } if hot.len() > 0 || !hinted.is_empty() => Some(Source::Hot),
             Schedule { swept: false, .. } => Some(Source::Rest),
             _ => None,
         }
@@ -164,7 +171,7 @@ impl Schedule {
         let found = match class {
             Source::First => pop_extent(&mut self.first),
             Source::Promoted => pop_extent(&mut self.promoted),
-            Source::Hot => self.hot.next(),
+            Source::Hot => self.hot.next().or_else(|| pop_extent(&mut self.hinted)),
             Source::Rest => return self.rest_candidate(rest),
         };
         found.map_or(Candidate::Nothing, Candidate::Extent)
@@ -320,14 +327,15 @@ mod tests {
     }
 
     #[test]
-    fn first_then_neighbours_then_hot_then_rest_each_once() {
+    fn first_then_neighbours_then_hot_then_hints_then_rest_each_once() {
         let (mut s, mut w) = (one(12, &[9, 2, 99, 5]), world(&[12]));
         s.volumes[0].set_neighbours(2);
+        s.volumes[0].hint(&[ExtentRange { start: 0, end: 2 }, ExtentRange { start: 50, end: 60 }]);
         s.volumes[0].missed(4);
         s.volumes[0].first(ExtentRange { start: 7, end: 9 }).expect("room");
         s.volumes[0].first(ExtentRange { start: 11, end: 70 }).expect("room");
         w.local[0].insert(4);
-        assert_eq!(extents(&drain(&mut s, &mut w)), [11, 7, 8, 5, 6, 9, 2, 10, 3, 1, 0]);
+        assert_eq!(extents(&drain(&mut s, &mut w)), [11, 7, 8, 5, 6, 9, 2, 0, 1, 10, 3]);
         assert!(s.volumes[0].is_swept());
     }
 

@@ -15,6 +15,7 @@
 //! Nothing here is durable: after a crash the state pages say what is local, and the hot list is the caller's again.
 
 mod inbox;
+mod metadata;
 mod rest;
 mod run;
 mod state;

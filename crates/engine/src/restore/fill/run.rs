@@ -3,6 +3,7 @@
 use super::super::lock;
 use super::super::set::RestoreSet;
 use super::inbox::Inbox;
+use super::metadata::metadata_extents;
 use super::state::{Asked, Look, State};
 use super::{Away, FillOptions, FillStatus, FillStep};
 use rekindle_core::hydrate::{Outcome, Source, TooManyFirst};
@@ -195,6 +196,18 @@ impl Fill {
         lock(&self.state).set_hot(volume, hot);
         self.inbox.ring();
     }
+    /// Volumes of whose use nothing is known get their file systems' metadata as hints. Reads a little from the holder and
+    /// waits for it: `start` leaves it to a thread of its own.
+    pub fn look_for_metadata(&self) {
+        for (volume, (_, holder)) in self.set.shapes().iter().enumerate() {
+            let unknown = lock(&self.state).weighed[volume].is_empty();
+            if unknown && !self.set.is_complete() {
+                let ranges = metadata_extents(holder, &|| !self.stopping.load(Acquire));
+                lock(&self.state).schedule.volumes[volume].hint(&ranges);
+            }
+        }
+        self.inbox.ring();
+    }
     /// `tune --first`: these before everything else in the background.
     pub fn first(&self, volume: usize, extents: ExtentRange) -> std::result::Result<(), TooManyFirst> {
         let done = lock(&self.state).schedule.volumes.get_mut(volume).map_or(Ok(()), |v| v.first(extents));
@@ -257,9 +270,16 @@ impl Fill {
     /// Lets threads loop over the steps until everything is local or `stop`.
     pub fn start(self: &Arc<Self>) -> Result<()> {
         let inline = lock(&self.state).is_inline();
+        let spawn = |name: String, body: Box<dyn FnOnce() + Send>| -> Result<()> {
+            let thread = std::thread::Builder::new().name(name).spawn(body);
+            lock(&self.threads).push(thread.map_err(|e| Error::os("starting a fill thread", &e))?);
+            Ok(())
+        };
+        let fill = self.clone();
+        spawn("rk-fill-hints".into(), Box::new(move || fill.look_for_metadata()))?;
         for i in 0..if inline { INLINE_THREADS } else { 1 } {
             let weak = Arc::downgrade(self);
-            let thread = std::thread::Builder::new().name(format!("rk-fill-{i}")).spawn(move || {
+            let body = move || {
                 while let Some(fill) = weak.upgrade().filter(|f| !f.stopping.load(Acquire)) {
                     match fill.step() {
                         FillStep::Worked => {}
@@ -267,8 +287,8 @@ impl Fill {
                         FillStep::Complete => return,
                     }
                 }
-            });
-            lock(&self.threads).push(thread.map_err(|e| Error::os("starting a fill thread", &e))?);
+            };
+            spawn(format!("rk-fill-{i}"), Box::new(body))?;
         }
         Ok(())
     }

@@ -160,6 +160,19 @@ fn a_hot_list_may_come_late() {
 }
 
 #[test]
+fn without_a_map_metadata_comes_before_the_rest() {
+    let w = world(Make::default(), FillOptions::default());
+    w.fill.look_for_metadata();
+    w.steps(6);
+    assert_eq!(
+        w.fetched(Source::Hot),
+        3,
+        "no file system in a pattern: the two ends, 64 KiB each, over three extents"
+    );
+    assert!(w.holders[0].fetches_of(99) == 1 && w.holders[0].fetches_of(50) == 0);
+}
+
+#[test]
 fn online_at_the_first_threshold() {
     let hot: Vec<(u64, u8)> = (0..10).map(|e| (e, 8)).collect();
     let at = |t: &[Threshold]| {
