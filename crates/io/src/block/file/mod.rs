@@ -3,8 +3,8 @@
 //! One cache mode per open, never mixed: regular files buffered, block devices O_DIRECT.
 //! - Reads: cached ones inline (preadv2 RWF_NOWAIT; plain pread where that is refused, as on tmpfs), misses on four
 //!   threads. A lone read while nothing else is late is a miss inline: two wake-ups less, and nobody to hold up.
-//! - Writes: inline while the disk takes them at once. One that took over 2 ms (dirty throttling) puts the volume into
-//!   writer-thread mode for a while, so that reads of the same connection never wait behind it. Overlapping writes keep
+//! - Writes: inline while the disk takes them at once. Two in a row that waited over 2 ms for it (dirty
+//!   throttling) put the volume into writer-thread mode for a while, so that reads of the same connection never wait behind it. Overlapping writes keep
 //!   their order (`WriteOrder`), whatever runs where. Devices write on four threads unless the write is alone.
 //! - Flush: one fdatasync for all who wait (`flush`); its failure fails the inode for all users until reopened, and
 //!   reopening drops the page cache, because the kernel has marked the lost pages clean.

@@ -67,6 +67,8 @@ pub(super) struct Core {
     late: AtomicU64,
     /// Writer-thread mode until this many nanoseconds after `start`.
     slow_until_ns: AtomicU64,
+    /// Writes are watched until then.
+    watched_until_ns: AtomicU64,
     start: Instant,
     order: WriteOrder<Late>,
     flush: GroupFlush,
@@ -89,6 +91,7 @@ impl Core {
             nowait: AtomicBool::new(!medium.direct),
             late: AtomicU64::new(0),
             slow_until_ns: AtomicU64::new(0),
+            watched_until_ns: AtomicU64::new(0),
             start: Instant::now(),
             order: WriteOrder::default(),
             flush: GroupFlush::default(),
@@ -323,6 +326,8 @@ impl Core {
     /// Changes the bytes, on this thread, now.
     fn perform(&self, offset: u64, change: &Change<&[u8]>) -> Result<()> {
         let begun = Instant::now();
+        let watched = (begun - self.start).as_nanos() as u64 <= self.watched_until_ns.load(Relaxed);
+        let waits = watched.then(sys::waits_of_this_thread);
         #[cfg(test)]
         if let Some(f) = &*self.before_write.lock().unwrap() {
             f(offset);
@@ -335,8 +340,11 @@ impl Core {
         // After the change and before its answer, see `allocation`.
         self.holes.changed();
         if begun.elapsed() > SLOW {
-            let until = self.start.elapsed() + SLOW_FOR;
-            self.slow_until_ns.store(until.as_nanos() as u64, Relaxed);
+            let until = (self.start.elapsed() + SLOW_FOR).as_nanos() as u64;
+            self.watched_until_ns.store(until, Relaxed);
+            if waits.is_some_and(|before| sys::waits_of_this_thread() > before) {
+                self.slow_until_ns.store(until, Relaxed);
+            }
         }
         result
     }

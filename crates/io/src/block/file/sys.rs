@@ -70,3 +70,12 @@ pub(super) fn is_locked_by_others(file: &File, byte: u64) -> std::io::Result<boo
         Err(std::io::Error::last_os_error())
     }
 }
+
+/// How often this thread gave up its processor to wait for something. Being preempted does not count.
+pub(super) fn waits_of_this_thread() -> u64 {
+    // SAFETY: `rusage` is plain integers; zero is a valid value for each.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: getrusage writes one `rusage` through the pointer, which is valid for the call.
+    let r = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    if r == 0 { usage.ru_nvcsw as u64 } else { 0 }
+}

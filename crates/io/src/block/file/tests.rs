@@ -132,11 +132,11 @@ fn a_stalled_write_of_a_dead_connection_never_reverts_a_block() {
     *b.core.before_write.lock().unwrap() = None;
     let (old, new) = (TestSink::new(), TestSink::new());
     std::thread::scope(|s| {
-        // Slow once, so that the writer thread is in charge and the "connection" is not blocked.
+        // Slow twice, so that the writer thread is in charge and the "connection" is not blocked.
         *b.core.before_write.lock().unwrap() =
             Some(Box::new(|_| std::thread::sleep(Duration::from_millis(20))));
-        assert!(submit(&b, 0, 8192, &[9; 512], &old).is_some());
-        assert!(b.core.writer_mode());
+        assert!(submit(&b, 0, 8192, &[9; 512], &old).is_some() && !b.core.writer_mode());
+        assert!(submit(&b, 0, 8192, &[9; 512], &old).is_some() && b.core.writer_mode());
         *b.core.before_write.lock().unwrap() = Some(Box::new(hook));
         assert!(submit(&b, 1, 0, &[1; 4096], &old).is_none(), "running, stalled");
         assert!(submit(&b, 2, 4096, &[2; 4096], &old).is_none(), "waiting in the queue");
