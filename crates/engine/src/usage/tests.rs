@@ -3,7 +3,9 @@
 use super::*;
 use rekindle_core::usage::{Facts, LATE, Order, TICK_MS, Traced};
 use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry, Uuid};
-use rekindle_io::logfile::{LogDir, MemDir};
+use rekindle_io::Kind;
+use rekindle_io::fault::{Crash, FaultPlan};
+use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -380,5 +382,76 @@ fn a_start_told_twice_is_one() {
 impl World {
     fn serve_nothing(&self) {
         self.map.served(self.now + Duration::from_secs(20));
+    }
+}
+
+/// A guest reads and writes for three ticks over several pages; what each extent got.
+fn busy(map: &UsageMap) -> BTreeMap<u64, (u32, u32)> {
+    let mut model: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+    let mut now = Duration::ZERO;
+    for i in 0..60u64 {
+        let e = i * 577 % 5000;
+        map.read(ByteRange::new(e * EXTENT, 4096));
+        map.write(ByteRange::new((e / 2) * EXTENT, 4096));
+        model.entry(e).or_default().0 += 1;
+        model.entry(e / 2).or_default().1 += 1;
+        if i % 20 == 19 {
+            now += Duration::from_secs(10);
+            map.served(now);
+        }
+    }
+    model
+}
+fn at_most(map: &UsageMap, model: &BTreeMap<u64, (u32, u32)>, when: &str) -> usize {
+    let got = facts(map);
+    for (e, f) in &got {
+        let most = model.get(e).copied().unwrap_or_default();
+        assert!(f.reads <= most.0 && f.writes <= most.1, "{when}: extent {e} got {f:?}, at most {most:?}");
+    }
+    got.len()
+}
+
+#[test]
+fn a_power_cut_at_any_operation_costs_counts_and_never_makes_them_up() {
+    for seed in 0..2 {
+        for n in 0.. {
+            let (dir, plan) = (MemDir::new(), Arc::new(FaultPlan::new()));
+            plan.die_within(n, 500);
+            let faulty = FaultyDir::new(dir.clone(), plan.clone());
+            let model = UsageMap::open(&*faulty, "usage", VOLUME, geometry(5000)).map(|m| {
+                let model = busy(&m);
+                let _ = m.close();
+                model
+            });
+            let ended = !plan.is_dead();
+            let after = dir.crash(Crash::Power { seed: seed + n });
+            let map = UsageMap::open(&*after, "usage", VOLUME, geometry(5000)).unwrap();
+            let known = at_most(&map, &model.unwrap_or_default(), &format!("operation {n}"));
+            busy(&map);
+            map.close().unwrap();
+            assert!(facts(&map).len() >= known, "it goes on");
+            if ended {
+                assert!(n > 10, "there were {n} operations");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_error_at_any_operation_never_reaches_the_guest() {
+    for n in 0..40 {
+        let (dir, plan) = (MemDir::new(), Arc::new(FaultPlan::new()));
+        plan.fail_at(n, Kind::Full);
+        let faulty = FaultyDir::new(dir.clone(), plan.clone());
+        let Ok(map) = UsageMap::open(&*faulty, "usage", VOLUME, geometry(5000)) else { continue };
+        let model = busy(&map);
+        let before = map.trouble().0;
+        at_most(&map, &model, &format!("operation {n}"));
+        for round in 0..3 {
+            busy(&map);
+            map.served(Duration::from_secs(1000 * (round + 1)));
+        }
+        assert!(map.trouble().0.is_none(), "operation {n}: it works again after {before:?}");
     }
 }

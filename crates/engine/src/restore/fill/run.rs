@@ -240,7 +240,7 @@ impl Fill {
     pub fn status(&self) -> FillStatus {
         let now = self.clock.now();
         let s = lock(&self.state);
-        let progress = s.progress(&self.set, now);
+        let progress = s.progress(&self.set, now, true);
         let link = s.throttle.link();
         let pace = s.throttle.limit().unwrap_or(u64::MAX).min(link.bytes_per_s);
         let bytes_left = self.set.missing().0 as f64 * s.throttle.extent_stored() as f64;

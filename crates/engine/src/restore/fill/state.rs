@@ -5,7 +5,8 @@ use super::inbox::Report;
 use super::rest::VolumeRest;
 use super::{FillOptions, FreeSpace};
 use rekindle_core::hydrate::{
-    Next, Online, Progress, Reason, Rest, Schedule, SetSchedule, Source, Throttle, Wanted, neighbours,
+    Next, Online, Progress, Reason, Rest, Schedule, SetSchedule, Source, Threshold, Throttle, Wanted,
+    neighbours,
 };
 use rekindle_io::{Error, Kind};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -254,13 +255,15 @@ impl State {
 
     // ---- how far it is
 
-    pub(super) fn progress(&self, set: &RestoreSet, now: Duration) -> Progress {
+    /// `weigh`: look at every extent of the hot lists, which takes up to ten milliseconds.
+    pub(super) fn progress(&self, set: &RestoreSet, now: Duration, weigh: bool) -> Progress {
         let (absent, _) = set.missing();
         let extents: u64 = self.rests.iter().map(|r| r.extents).sum();
         let size: u64 = set.shapes().iter().map(|(g, _)| g.size).sum();
         let local = extents.saturating_sub(absent);
         let (mut weight, mut local_weight) = (0, 0);
-        for (volume, weighed) in self.weighed.iter().enumerate() {
+        let weighed = self.weighed.iter().enumerate().filter(|_| weigh);
+        for (volume, weighed) in weighed {
             for (extent, w) in weighed {
                 weight += u64::from(*w);
                 if !set.needs_holder(volume as u16, *extent) {
@@ -277,6 +280,9 @@ impl State {
             elapsed: now.saturating_sub(self.began),
         }
     }
+    fn asks_for_usage(&self) -> bool {
+        self.online.thresholds().iter().any(|t| matches!(t, Threshold::Usage(_)))
+    }
     /// Goes online when the rule says so. Cheap: looked at ten times a second, and not at all afterwards.
     pub(super) fn look_online(&mut self, set: &RestoreSet, now: Duration) {
         if now >= self.online_next {
@@ -291,7 +297,7 @@ impl State {
         self.online_next = now + Duration::from_millis(100);
         if set.is_online() {
             self.online_why = Some(Reason::Told);
-        } else if let Some(why) = self.online.check(&self.progress(set, now)) {
+        } else if let Some(why) = self.online.check(&self.progress(set, now, self.asks_for_usage())) {
             set.set_online();
             self.online_why = Some(why);
         }
