@@ -155,7 +155,7 @@ impl UsageMap {
     pub fn opened(&self) -> Opened {
         self.state().opened.clone()
     }
-    /// Why the last attempt to keep facts failed, until one succeeds; and pages that were found damaged and began empty.
+    /// Why the last attempt to keep facts failed, until one succeeds; and how often a damaged page was met (read as empty).
     pub fn trouble(&self) -> (Option<Error>, u64) {
         let s = self.state();
         (s.trouble.clone(), s.damaged_pages)
