@@ -18,6 +18,9 @@ pub struct Size {
     pub disks: Vec<u64>,
 }
 
+/// ext4 holds no file of 16 TiB: a leaf's worth less.
+const LARGEST: u64 = (16 << 40) - (64 << 20);
+
 #[derive(Default)]
 struct Found {
     first_byte: Rounds,
@@ -103,7 +106,7 @@ fn incremental(home: &Path, bytes: u64, rounds: usize, found: &mut Found) -> Res
 pub fn run(size: &Size, report: &Report) -> Result<()> {
     let home = workspace("growth")?;
     let mut disks = Vec::new();
-    for bytes in &size.disks {
+    for bytes in size.disks.iter().map(|bytes| bytes.min(&LARGEST)) {
         let at = home.path().join(bytes.to_string());
         let scene = Scene::with_repo(&at, at.join("repo").display().to_string())?;
         synthetic::make(&at.join("repo"), &at.join("key"), *bytes)?;
