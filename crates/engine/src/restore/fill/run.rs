@@ -107,7 +107,8 @@ impl Fill {
             if left < stored && !(left > 0 && s.asked.is_empty()) {
                 break;
             }
-            let mut look = Look { set: &self.set, rests: &mut s.rests, damaged: &s.damaged, stored };
+            let (damaged, asked) = (&s.damaged, &s.asked);
+            let mut look = Look { set: &self.set, rests: &mut s.rests, damaged, asked, stored };
             let next = match s.schedule.next(&mut look) {
                 Outcome::Fetch(next) => next,
                 Outcome::Swept => break,

@@ -309,6 +309,8 @@ pub(super) struct Look<'a> {
     pub set: &'a RestoreSet,
     pub rests: &'a mut [VolumeRest],
     pub damaged: &'a BTreeMap<(u16, u64), String>,
+    /// Under way, or chosen a moment ago and not started yet: those bear no mark.
+    pub asked: &'a HashMap<(u16, u64), Asked>,
     pub stored: u64,
 }
 
@@ -317,8 +319,11 @@ impl Wanted for Look<'_> {
     // is started.
     fn claim_fetch(&mut self, next: Next) -> Option<u32> {
         let volume = next.volume as u16;
-        let wanted =
-            self.set.wants_fetch(volume, next.extent) && !self.damaged.contains_key(&(volume, next.extent));
+        let of = (volume, next.extent);
+        // Two lists may name one extent within a batch. Asked for twice it would come once, and what the second counted as
+        // under way would narrow the window for ever.
+        let free = !self.damaged.contains_key(&of) && !self.asked.contains_key(&of);
+        let wanted = free && self.set.wants_fetch(volume, next.extent);
         wanted.then_some(self.stored.min(u64::from(u32::MAX)) as u32)
     }
     fn rest(&mut self, volume: usize) -> &mut dyn Rest {

@@ -249,6 +249,27 @@ fn what_another_fetched_first_does_not_count_as_under_way() {
     assert_eq!(w.fill.status().in_flight, under_way, "99 is forgotten, 0 is on its way");
 }
 
+/// Goal: an extent that two lists name is asked for, and counted, once. (Counted twice it narrowed the window for ever:
+/// small frames behind a slow link then stood still.)
+#[test]
+fn an_extent_in_two_lists_is_counted_once() {
+    let linear = FillVolume { linear: true, ..FillVolume::default() };
+    let w = world(Make::default(), FillOptions { volumes: vec![linear], ..FillOptions::default() });
+    w.holders[0].hold();
+    let state = || super::super::lock(&w.fill.state);
+    state().schedule.volumes[0].hint(&[ExtentRange { start: 0, end: 1 }]);
+    for _ in 0..10_000 {
+        let step = w.steps(1);
+        asked(&w, 0);
+        if step == FillStep::Complete {
+            break;
+        }
+    }
+    assert_eq!(w.fill.status().progress.local_extents, 100, "it stood still");
+    let (mut s, now) = (state(), w.clock.now());
+    assert_eq!(s.throttle.allowance(now), s.throttle.link().window, "something counts as under way");
+}
+
 #[test]
 fn a_damaged_extent_is_named_and_the_rest_goes_on() {
     let w = world(Make::default(), FillOptions::default());
