@@ -70,10 +70,14 @@ pub struct HandOver {
     pub verified: bool,
 }
 
-/// The pause begins when the log holds no more than this (or after a few rounds, if the guest writes faster).
-const SMALL: u64 = 32 << 20;
-/// Steps of the mover that empty any log; more means that something is wrong.
-const STEPS_MAX: u32 = 1 << 20;
+/// Rounds of the mover before the pause. As in the pre-copy of a live migration: a guest that writes as fast as the mover
+/// moves would keep them going for ever.
+const ROUNDS_MAX: u32 = 8;
+/// A round that took no longer leaves little enough for the pause.
+const SHORT: Duration = Duration::from_millis(50);
+/// Times the mover may find nothing that it can do, a millisecond apart, while the log is not empty: a fetch that ends holds
+/// a claim for a moment, no longer.
+const IDLE_MAX: u32 = 1000;
 
 impl RestoreSet {
     /// Hands the set over to `adopt`. Complete it must be; verified too, unless `unverified` says that the caller was told.
@@ -110,14 +114,19 @@ impl RestoreSet {
             ));
         }
         let mut mover = lock(&self.mover);
-        let mut steps = 0;
+        let mut idle = 0;
         while !mover.is_clean(parts) || !parts.waiting.is_empty() {
-            let _ = mover.step(parts, true)?;
-            self.log_step()?;
-            steps += 1;
-            if steps > STEPS_MAX {
-                return Err(Error::new(Kind::Busy, "the write log does not empty"));
+            let stepped = mover.step(parts, true)?;
+            if self.log_step()? == Step::Worked || stepped == Step::Worked {
+                continue;
             }
+            idle += 1;
+            if idle > IDLE_MAX {
+                let why = lock(&parts.health.trouble).clone();
+                let e = why.unwrap_or_else(|| Error::new(Kind::Busy, "try again"));
+                return Err(e.at("the write log cannot be moved into the destination"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
         let live = self.settle(adopt).inspect_err(|_| {
             // Fill and mover go on with the edges file; the destination gets its label back before they write.
@@ -133,16 +142,21 @@ impl RestoreSet {
         self.leave_nothing();
         Ok(HandOver { pause, log_bytes, verified })
     }
-    /// Moves and settles while serving, so that the pause is short.
+    /// Moves and settles while serving, so that the pause is short: in rounds, until one is short or no longer shorter
+    /// than the one before it.
     fn approach(&self) -> Result<()> {
-        for _ in 0..8 {
-            let mut steps = 0;
-            while self.mover_step(true)? == Step::Worked && steps < STEPS_MAX {
-                steps += 1;
-            }
-            if self.parts.log.used() <= SMALL {
+        let clock = &self.parts.clock;
+        let mut last = Duration::MAX;
+        for _ in 0..ROUNDS_MAX {
+            let began = clock.now();
+            let first = lock(&self.mover).rounds();
+            // The first settling may have begun before this round did.
+            while self.mover_step(true)? == Step::Worked && lock(&self.mover).rounds() < first + 2 {}
+            let took = clock.now().saturating_sub(began);
+            if took <= SHORT || took >= last / 4 * 3 {
                 break;
             }
+            last = took;
         }
         Ok(())
     }

@@ -83,6 +83,8 @@ pub(super) struct Mover {
     last_pass: Duration,
     last_settle: Duration,
     asked: Vec<(u16, u64)>,
+    /// Passes that found nothing to settle and settlings that ended, since the start.
+    rounds: u64,
 }
 
 impl Mover {
@@ -98,6 +100,7 @@ impl Mover {
             last_pass: now,
             last_settle: now,
             asked: Vec::new(),
+            rounds: 0,
         }
     }
     /// One step. `hurry`: do not wait for the pace (hand-over, stop, tests).
@@ -125,6 +128,7 @@ impl Mover {
             Phase::Recycle => {
                 p.log.recycle()?;
                 p.pump();
+                self.rounds += 1;
                 Ok(Step::Worked)
             }
         }
@@ -185,6 +189,7 @@ impl Mover {
                     // An open instant holds newer records back: they are news again when it ends.
                     self.passed = mark;
                     self.ask(p);
+                    self.rounds += u64::from(!self.moved);
                     return Ok(Step::Worked);
                 }
             };
@@ -294,6 +299,11 @@ impl Mover {
         }
         self.phase = if all { Phase::Free } else { Phase::Pages { changes, upto: end } };
         Ok(Step::Worked)
+    }
+    /// Grows with every pass that had nothing to move and every settling: what was in the log when it had some value has
+    /// been looked at and settled when it is two more.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
     }
     /// Nothing is left to move or to settle.
     pub fn is_clean(&self, p: &Parts) -> bool {
