@@ -1,4 +1,4 @@
-//! Restoring: what to copy next, how fast, when to go online, how long it takes (DESIGN 5, 6).
+//! Restoring: what to copy next, how fast, when to go online, how long it takes.
 
 mod forecast;
 mod online;

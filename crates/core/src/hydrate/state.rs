@@ -10,7 +10,7 @@
 //! | `FILLING` | 3 | **the claim**: exactly one of fill, mover, merge may look, read or merge, and write; never held across a fetch |
 //! | `OVER` | 4 | overlay mode: the overlay holds the extent, newer than `place`, which then speaks of the destination only |
 //!
-//! DESIGN draws {free, FETCHING, FILLING} as three values. Here mark and claim are two bits, so that a mover which claims
+//! One could draw {free, FETCHING, FILLING} as three values. Here mark and claim are two bits, so that a mover which claims
 //! an extent while a fetch is under way does not wipe the mark: releasing would forget the fetch, and a second one
 //! would start. What is durable are place and `OVER` (three bits); marks and claims die with the process.
 //!

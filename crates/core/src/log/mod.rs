@@ -1,5 +1,5 @@
 //! The write log as a format: records, segments, the table that names the segments, the index in memory, recovery.
-//! The journal uses the same record (DESIGN 6, 8). No I/O here: bytes in, bytes out.
+//! The journal uses the same record. No I/O here: bytes in, bytes out.
 //!
 //! A set has one log. It is a row of segments, each a file written with zeros before use; records lie in them in the
 //! order of their sequence and are never moved. After a crash the log is what `recover` says: records by sequence up to

@@ -1,4 +1,4 @@
-//! The usage map: which extents the guest uses, how, and what a cold start demands (DESIGN 5).
+//! The usage map: which extents the guest uses, how, and what a cold start demands.
 
 mod cold_start;
 mod curve;

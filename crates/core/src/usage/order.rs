@@ -1,6 +1,6 @@
 //! In which order a restore copies what the usage map knows: the hot list.
 //!
-//! `auto` is DESIGN 5: the newest cold-start trace by rank, the trace before it by rank, the rest of both sets by score,
+//! `auto`: the newest cold-start trace by rank, the trace before it by rank, the rest of both sets by score,
 //! what was written, then the caller's hints (changed in the latest snapshots, partition tables, file-system metadata),
 //! then what was only read long ago, by score. Everything else has no place here: fill streams it in the holder's own
 //! cheap order. So the work is proportional to extents with facts, and memory to the limit, never to the volume.

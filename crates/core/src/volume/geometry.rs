@@ -7,7 +7,7 @@ use super::{ByteRange, ExtentRange};
 pub struct ExtentBytes(u32);
 
 impl ExtentBytes {
-    /// 64 KiB: ratio costs 2 % against 1 MiB, and a small random write drags little along (research/repository.md 4.5).
+    /// 64 KiB: ratio costs 2 % against 1 MiB, and a small random write drags little along (measured).
     pub const DEFAULT: ExtentBytes = ExtentBytes(1 << 16);
     /// The smallest extent.
     pub const MIN: u32 = 16 << 10;

@@ -1,6 +1,6 @@
 //! The live volume: the user's own disk served unchanged, changes tracked, an instant taken under load.
 //!
-//! What must hold (DESIGN 4, invariant 8): an incremental equals a full backup of the same instant, whatever happened
+//! What must hold: an incremental equals a full backup of the same instant, whatever happened
 //! between. Who guarantees which part:
 //!
 //! | threat | mechanism |

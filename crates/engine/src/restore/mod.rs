@@ -1,4 +1,4 @@
-//! Restore volume: a moment opened writable, which becomes a live volume (DESIGN 6).
+//! Restore volume: a moment opened writable, which becomes a live volume.
 //!
 //! A guest's byte: `volume` (the device) -> `write_log` (answered there) -> `mover` -> `target`. A byte of the moment:
 //! holder -> `fetch` (one flight an extent, asked by reads and by `fill`) -> `target`. Who may touch an extent of the target

@@ -1,6 +1,6 @@
 //! The mover: brings the log into the target, and settles what mover and fill wrote there.
 //!
-//! The order is DESIGN 6's, each step of it one `step` here so that tests can stop between any two:
+//! The order is the one of ARCHITECTURE.md, each step of it one `step` here so that tests can stop between any two:
 //! 1. the log is durable up to a mark;
 //! 2. pieces up to the mark are written to the target, extent by extent under its claim, where state and log are looked at
 //!    (again). An absent extent is moved only when the log covers it whole; in part it waits for the fill, or is asked for

@@ -1,4 +1,4 @@
-//! The usage map of served volumes: facts counted on the hot path, kept in a small file, carried by snapshots (DESIGN 5).
+//! The usage map of served volumes: facts counted on the hot path, kept in a small file, carried by snapshots.
 //!
 //! Where the bytes are: `touches` (memory, hot path) -> `map` (folds once a tick of served time) -> `file` (slots of the
 //! facts file) -> `exchange` (snapshot pages, inheritance, drills, imported traces). What is decided is in

@@ -1,6 +1,6 @@
 //! The NBD server: threads, sockets and batches around the codec of `rekindle_core::nbd`.
 //!
-//! Shape (DESIGN section 3; every choice was measured): one thread per connection receives up to 256 KiB, parses what
+//! Shape (every choice was measured; ARCHITECTURE.md): one thread per connection receives up to 256 KiB, parses what
 //! is whole, submits up to eight requests as one batch to the block port and sends their answers together. Late answers
 //! go through the connection's completion sink to a reply thread. Devices never wait for a client, clients never make
 //! us hold more than `Bounds` says.

@@ -1,4 +1,4 @@
-//! The write log of a set: every guest write goes here first (DESIGN 6).
+//! The write log of a set: every guest write goes here first.
 //!
 //! - **Order.** One lock makes reserving, writing and entering the index one step, so a write is answered only when its
 //!   record and every one before it is whole, and overlapping records enter the index in the order of their sequence.
