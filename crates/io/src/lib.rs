@@ -3,6 +3,7 @@
 //! One folder a port: the trait (`mod.rs`), the real one, the one in memory, the one that fails on purpose, and the
 //! conformance kit that all of them pass. `io` knows `core`; it knows nothing of volumes being live or restored.
 
+pub mod background;
 pub mod block;
 pub mod clock;
 pub mod destination;

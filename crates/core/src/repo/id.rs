@@ -11,6 +11,7 @@
 //!
 //! Ids are keyed: who sees only the store cannot confirm that it holds a file he knows.
 
+use crate::bytes::is_zero;
 use std::fmt;
 
 /// Bytes of a base block of the Merkle tree.
@@ -50,11 +51,6 @@ impl fmt::Debug for Id {
     }
 }
 
-/// All of `bytes` are zero.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(BLOCK).all(|c| *c == ZEROS[..c.len()])
-}
-
 /// The key under which ids are made; secret, because it would let one confirm guesses of content.
 #[derive(Clone)]
 pub struct IdKey([u8; 32]);
@@ -83,7 +79,7 @@ impl IdKey {
     }
     /// The id of one block; a short one counts as padded with zeros.
     fn block(&self, bytes: &[u8]) -> Id {
-        if *bytes == ZEROS[..bytes.len()] {
+        if is_zero(bytes) {
             return Id::ZERO;
         }
         let hash = if bytes.len() == BLOCK {

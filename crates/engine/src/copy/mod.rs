@@ -50,7 +50,7 @@ impl Compare for SnapshotHolder {
         SnapshotHolder::ids(self, extents.start, extents.count())
     }
     fn id_of(&self, bytes: &[u8]) -> Id {
-        if rekindle_core::repo::id::is_zero(bytes) { Id::ZERO } else { SnapshotHolder::id_of(self, bytes) }
+        if rekindle_core::bytes::is_zero(bytes) { Id::ZERO } else { SnapshotHolder::id_of(self, bytes) }
     }
 }
 

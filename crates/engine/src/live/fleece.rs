@@ -4,6 +4,7 @@
 //! given up when such an extent is first overwritten.)
 
 use super::sync::{AtomicBool, AtomicU64, Mutex, SeqCst, lock};
+use rekindle_core::bytes::is_zero;
 use rekindle_core::volume::ByteRange;
 use rekindle_io::logfile::{LogDir, LogFile};
 use rekindle_io::{Error, Kind, Result};
@@ -60,7 +61,7 @@ impl Fleece {
     }
     /// Keeps the old bytes of an extent. `false`: they are zeros and take no room, the file has a hole there.
     pub(super) fn keep(&self, at: ByteRange, old: &[u8]) -> Result<bool> {
-        if old.iter().all(|b| *b == 0) {
+        if is_zero(old) {
             return Ok(false);
         }
         let used = self.fate.used.fetch_add(at.len, SeqCst) + at.len;

@@ -7,7 +7,7 @@
 //! Otherwise a checkpoint between the two would write the page without the mark and call it clean.
 
 use super::sync::{AtomicBool, AtomicU16, Mutex, Relaxed, SeqCst, lock};
-use rekindle_core::bytes::crc32c;
+use rekindle_core::bytes::{crc32c, is_zero};
 use rekindle_core::volume::{ExtentRange, Generation};
 use rekindle_io::Result;
 use rekindle_io::logfile::LogFile;
@@ -67,7 +67,7 @@ impl Marks {
             file.read_at(first * PAGE_BYTES as u64, &mut raw)?;
             for (n, raw) in raw.chunks_exact(PAGE_BYTES).enumerate() {
                 let index = first + n as u64;
-                if index >= stored || raw.iter().all(|b| *b == 0) {
+                if index >= stored || is_zero(raw) {
                     continue;
                 }
                 let page = Page::decode(raw, index).unwrap_or_else(|| {

@@ -8,6 +8,7 @@
 //! Nothing is ever synced for its own sake: a torn page fails its checksum and starts empty, a lost summary starts the
 //! whole map empty, both say so. Speed is all that is lost (invariant 11).
 
+use rekindle_core::bytes::is_zero;
 use rekindle_core::usage::{
     PAGE_BYTES_MAX, PAGE_HEAD_BYTES, PageFacts, PageHead, PageId, SUMMARY_BYTES, Summary, decode_page,
     encode_page, page_len, page_stamp,
@@ -76,7 +77,7 @@ impl FactsFile {
         let at = FIRST + index * SLOT;
         self.file.read_at(at, &mut self.buf)?;
         let head = &self.buf[..PAGE_HEAD_BYTES];
-        let slot = if head.iter().all(|b| *b == 0) {
+        let slot = if is_zero(head) {
             Slot::Empty
         } else {
             let len = page_len(head).unwrap_or(0).min(self.buf.len());

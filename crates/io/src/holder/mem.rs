@@ -3,6 +3,7 @@
 
 use super::{Difference, FetchSink, Fetched, Holder, Identity, Presence, Sealed, Urgency};
 use crate::{Error, Kind, Result};
+use rekindle_core::bytes::is_zero;
 use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -157,7 +158,7 @@ impl MemHolder {
         match &self.image {
             Image::Bytes(all) => {
                 let r = self.geometry.extent_bytes(extent);
-                all[r.start as usize..r.end() as usize].iter().all(|b| *b == 0)
+                is_zero(&all[r.start as usize..r.end() as usize])
             }
             Image::Pattern(data, _) => !data.iter().any(|r| r.iter().contains(&extent)),
         }

@@ -6,7 +6,7 @@
 
 use super::{LogDir, LogFile};
 use crate::{Error, Kind, Result};
-use rekindle_core::bytes::{Malformed, Reader, Writer, crc32c};
+use rekindle_core::bytes::{Malformed, Reader, Writer, crc32c, is_zero};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const MAGIC: &[u8; 8] = b"RKSLOT01";
@@ -106,7 +106,7 @@ impl Slot {
 fn read_slot(file: &dyn LogFile, at: u64, slot_bytes: u64) -> Result<Slot> {
     let mut raw = vec![0; slot_bytes as usize];
     file.read_at(at, &mut raw)?;
-    if raw.iter().all(|b| *b == 0) {
+    if is_zero(&raw) {
         return Ok(Slot::Blank);
     }
     Ok(decode(&raw).map_or(Slot::Damaged, |(s, b)| Slot::Valid(s, b)))

@@ -89,11 +89,18 @@ fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
         ..usual
     };
     let watching = Watching { backups: &set.backups, inner: Mutex::new((Meter::new(), watch, false)) };
-    let report = backup::run(&*instant, &repository, &options, &watching).map_err(|e| match e.kind {
-        Kind::Cancelled => Failure::interrupted(format!("the backup of {}", set.name))
-            .cure("run it again: it begins from the last one that was committed"),
-        _ => Failure::io(format!("the backup of {} failed", set.name), &e),
-    })?;
+    // The instant above stops the guest for a moment, so it hurries; what follows may take its time.
+    let unhurried = || {
+        rekindle_io::background::background();
+        backup::run(&*instant, &repository, &options, &watching)
+    };
+    let ended = std::thread::scope(|s| s.spawn(unhurried).join());
+    let report =
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(|e| match e.kind {
+            Kind::Cancelled => Failure::interrupted(format!("the backup of {}", set.name))
+                .cure("run it again: it begins from the last one that was committed"),
+            _ => Failure::io(format!("the backup of {} failed", set.name), &e),
+        })?;
     report.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(Message::Summary(summary(&set.name, &report)))
 }
