@@ -4,9 +4,12 @@
 
 pub mod backup;
 pub mod copy;
+mod damage;
 pub mod live;
 pub mod progress;
 mod read_ahead;
 pub mod repository;
 pub mod restore;
 pub mod usage;
+
+pub use damage::{Damage, DamagedRange};

@@ -42,6 +42,8 @@ pub struct Error {
     pub what: String,
     /// The system's code, when there is one.
     pub os: Option<i32>,
+    /// The object of a store that is damaged, when it is known which.
+    pub object: Option<Box<str>>,
 }
 
 /// Result of a port.
@@ -50,7 +52,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// A new error.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Error { kind, what: what.into(), os: None }
+        Error { kind, what: what.into(), os: None, object: None }
     }
     /// From a system error, with the file or object it happened to.
     pub fn os(what: impl Into<String>, e: &std::io::Error) -> Self {
@@ -70,7 +72,12 @@ impl Error {
             (_, Some(libc::EOPNOTSUPP)) => Kind::Unsupported,
             _ => Kind::Failed,
         };
-        Error { kind, what: format!("{}: {e}", what.into()), os: e.raw_os_error() }
+        Error { kind, what: format!("{}: {e}", what.into()), os: e.raw_os_error(), object: None }
+    }
+    /// Bytes that a holder was asked for are not to be had: waiting does not help, bringing the object back does. A store
+    /// that is away, or a device that failed, is something else.
+    pub fn is_loss(&self) -> bool {
+        matches!(self.kind, Kind::Corrupt | Kind::Gone | Kind::Invalid | Kind::Unsupported)
     }
     /// The same error with more context in front.
     pub fn at(mut self, place: impl fmt::Display) -> Self {

@@ -126,6 +126,9 @@ impl From<RepoError> for Error {
     fn from(e: RepoError) -> Self {
         match e {
             RepoError::Store(e) => e,
+            RepoError::Damaged { ref object, .. } => {
+                Error { object: Some(object.as_str().into()), ..Error::new(e.kind(), e.to_string()) }
+            }
             other => Error::new(other.kind(), other.to_string()),
         }
     }

@@ -145,8 +145,8 @@ impl SnapshotHolder {
             Ok(bytes) if bytes.len() as u64 == end - start => {
                 me.hand_out(run, start, &Arc::new(bytes), &sink)
             }
-            // One short object must not fail its whole frames: ask for each alone.
-            Ok(_) | Err(Error { kind: Kind::Corrupt, .. }) if run.len() > 1 => {
+            // One short object, or one bad sector, must not fail its whole frames: ask for each alone.
+            Ok(_) | Err(Error { kind: Kind::Corrupt | Kind::Failed, .. }) if run.len() > 1 => {
                 run.into_iter().for_each(|one| me.fetch_run(vec![one], &sink));
             }
             Ok(bytes) => {
@@ -154,7 +154,10 @@ impl SnapshotHolder {
                 let e = me.damage(&run[0].1, run[0].0, &what);
                 sink.fetched(run[0].0, Err(e));
             }
-            Err(e) => run.iter().for_each(|(extent, _)| sink.fetched(*extent, Err(e.clone()))),
+            Err(e) => run.iter().for_each(|(extent, place)| {
+                let e = me.core.unreadable(place, e.clone());
+                sink.fetched(*extent, Err(me.of_extent(e, *extent)));
+            }),
         };
         self.core.store.start_get(&name, range, Box::new(arrived));
     }
@@ -180,8 +183,17 @@ impl SnapshotHolder {
     }
     fn damage(&self, place: &Place, extent: u64, what: &str) -> Error {
         let object = names::pack(place.pack.held_in);
-        let what = format!("{what} (extent {extent} of {})", self.shown());
-        RepoError::damaged(object, place.offset.into(), what).into()
+        self.of_extent(RepoError::damaged(object, place.offset.into(), what), extent)
+    }
+    /// Damage says which extent it hits.
+    fn of_extent(&self, e: RepoError, extent: u64) -> Error {
+        match e {
+            RepoError::Damaged { object, offset, what } => {
+                let what = format!("{what} (extent {extent} of {})", self.shown());
+                RepoError::Damaged { object, offset, what }.into()
+            }
+            other => other.into(),
+        }
     }
     fn find_base(&self, base: Uuid) -> RepoResult<Option<VolumeRecord>> {
         if base == self.info.commit.snapshot {

@@ -190,9 +190,23 @@ impl Core {
         let core = self.clone();
         let range = Part::Range(ByteRange::new(place.offset.into(), place.stored.into()));
         let arrived = move |r: rekindle_io::Result<Vec<u8>>| {
-            done(r.map_err(RepoError::from).and_then(|stored| core.open_meta(place, kind, plain, &stored)));
+            let read = r.map_err(|e| core.unreadable(&place, e));
+            done(read.and_then(|stored| core.open_meta(place, kind, plain, &stored)));
         };
         self.store.start_get(&names::pack(place.pack.held_in), range, Box::new(arrived));
+    }
+    /// What it means that `place` could not be read. A pack that is missing or unreadable in a store that is there is
+    /// damage, as flipped bytes are: waiting does not bring it back. A store that is not there (its config is gone too: not
+    /// mounted, say) is away, and may come back.
+    pub(super) fn unreadable(&self, place: &Place, e: Error) -> RepoError {
+        if !matches!(e.kind, Kind::Gone | Kind::Failed | Kind::ReadOnly) {
+            return e.into();
+        }
+        // Only where the answer comes on the asking thread: elsewhere this one is the store's own and must not wait for it.
+        if self.store.answers_inline() && !matches!(self.store.head(names::CONFIG), Ok(Some(_))) {
+            return Error { kind: Kind::Unavailable, ..e }.into();
+        }
+        at(place, &format!("it cannot be read: {e}"))
     }
     fn open_meta(&self, place: Place, kind: FrameKind, plain: u32, stored: &[u8]) -> Result<Vec<u8>> {
         if stored.len() != place.stored as usize {

@@ -6,7 +6,7 @@
 //! concern. The bytes are written as they came: what the guest wrote lies above them in the log, which is asked first.
 //!
 //! When the holder is away, flights that somebody waits for stay and are tried again; the others are forgotten and the
-//! fill plans them anew. A wait ends at the stall limit with an error.
+//! fill plans them anew. A wait ends at the stall limit with an error. What is damaged is an error at once (`damage`).
 
 use super::lock;
 use super::parts::{Parts, Volume};
@@ -180,7 +180,7 @@ impl Parts {
             self.ask(volume, &extents, Urgency::Demand);
         }
     }
-    /// Starts background fetches of those of `extents` that are absent, not under way, and not covered whole by the log.
+    /// Starts background fetches, damaged or not, of those of `extents` that are absent, not under way, and not covered whole by the log.
     /// Returns how many were started.
     pub fn fetch_background(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) -> usize {
         let mut start = Vec::with_capacity(extents.len());
@@ -280,6 +280,7 @@ impl Parts {
         }
         self.changed(volume.at, ExtentRange { start: extent, end: extent + 1 }, Place::Local);
         claim.release(Place::Local);
+        volume.came(extent);
         Ok(())
     }
     fn not_arrived(self: &Arc<Self>, volume: &Volume, extent: u64, e: Error) {
@@ -305,7 +306,9 @@ impl Parts {
         }
         drop(flights);
         failed.iter().for_each(|(_, m)| m.fail(&e));
-        if !passing {
+        if e.is_loss() {
+            self.lost(volume, extent, &e);
+        } else if !passing {
             *lock(&self.health.trouble) = Some(e.clone().at(&volume.name));
         }
         if let Some(o) = self.observer.get() {

@@ -4,7 +4,7 @@
 //! holder -> `fetch` (one flight an extent, asked by reads and by `fill`) -> `target`. Who may touch an extent of the target
 //! says `claims`; what survives of that is in `pages`; `plan` is the record that makes it a restore. `waiting` holds writes
 //! that found the log full; `instant` is a backup meanwhile; `verify` reads back; `handover` ends it. `set` begins and
-//! resumes, `threads` loops over the steps, `status` tells.
+//! resumes, `threads` loops over the steps, `status` and `damage` tell.
 //!
 //! | at once with | guest write | read | fill lands | mover moves | settling |
 //! |---|---|---|---|---|---|
@@ -14,6 +14,7 @@
 //! | mover moves | | | | one mover | one thread does both |
 
 mod claims;
+mod damage;
 mod fetch;
 mod fill;
 mod handover;
@@ -34,6 +35,7 @@ mod volume;
 mod waiting;
 mod write_log;
 
+pub use damage::RestoreDamage;
 pub use fetch::FetchObserver;
 pub use fill::{Away, Fill, FillOptions, FillStatus, FillStep, FillVolume, FreeSpace};
 pub use handover::{Adopt, HandOver, Settling, clear};

@@ -227,6 +227,10 @@ impl Mover {
     fn ask(&mut self, p: &Arc<Parts>) {
         let urgency = if p.waiting.is_empty() { Urgency::Background } else { Urgency::Demand };
         for (volume, extent) in std::mem::take(&mut self.asked) {
+            // Asked for at every pass it would be a loop; the fill asks slowly.
+            if p.is_damaged(volume, extent) {
+                continue;
+            }
             p.fetch_background(&p.volumes[volume as usize], &[extent], urgency);
         }
     }

@@ -10,6 +10,7 @@ use super::pages::Pages;
 use super::target::Target;
 use super::waiting::WaitingWrites;
 use super::write_log::WriteLog;
+use crate::damage::Damaged;
 use rekindle_core::hydrate::Place;
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::block::Block;
@@ -44,6 +45,10 @@ pub(super) struct Volume {
     pub flights: Mutex<HashMap<u64, Flight>>,
     pub usage: Option<Arc<dyn GuestUse>>,
     pub uncache: Option<Uncache>,
+    /// What the holder could not give.
+    pub damaged: Mutex<Damaged>,
+    /// How many of those were named in the log.
+    pub losses_said: AtomicU64,
     /// After the hand-over: the live volume that serves from now on.
     pub settled: OnceLock<Arc<dyn Block>>,
 }
@@ -70,7 +75,7 @@ pub(super) struct Health {
     pub away_since: Mutex<Option<Duration>>,
     /// The restore cannot go on until it is opened again.
     pub failed: Mutex<Option<Error>>,
-    /// Background work met this and tries again (no space, a damaged frame).
+    /// Background work met this and tries again (no space).
     pub trouble: Mutex<Option<Error>>,
     /// The last answer of the holder was a failure.
     pub away: AtomicBool,

@@ -435,6 +435,8 @@ fn open_volume(
         flights: Mutex::default(),
         usage: v.usage,
         uncache: v.uncache,
+        damaged: Mutex::default(),
+        losses_said: AtomicU64::new(0),
         settled: OnceLock::new(),
     })
 }

@@ -7,7 +7,7 @@
 //! | what happens | what the fill does |
 //! |---|---|
 //! | holder away | one probe at a time, 100 ms to 10 s apart; the first answer to anybody ends it |
-//! | a damaged extent | noted and reported, never asked for again in the background until told (`retry_damaged`) |
+//! | a damaged extent | the set notes it; when nothing else is left a few are asked for every ten seconds, all when told (`retry_damaged`) |
 //! | no space, or less than the floor | stands still, looks again every second; the guest goes on |
 //! | the set failed | stands still until it is opened again |
 //! | the guest overwrites an extent | it is no longer wanted: the look before every fetch sees it |

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Extents of a window: 1 GiB at 64 KiB.
 const WINDOW: u64 = 16_384;
+/// Extents that one page of a holder's metadata describes, at most.
+const DESCRIBED: u64 = 1024;
 /// Windows without anything absent that one call passes over.
 const SKIP: u64 = 64;
 
@@ -39,12 +41,25 @@ impl VolumeRest {
         let (presence, sorted) = (Vec::new(), Vec::new());
         VolumeRest { set, volume, extents, holder, linear, at: 0, presence, sorted, error: None }
     }
-    /// Looks at one window; false: could not.
+    /// Looks at one window; false: could not. Damaged metadata loses what it describes, not the whole window.
     fn window(&mut self, window: ExtentRange, out: &mut VecDeque<u64>) -> bool {
         self.presence.clear();
-        if let Err(e) = self.holder.presence(window.start, window.count(), &mut self.presence) {
-            self.error = Some(e);
-            return false;
+        match self.holder.presence(window.start, window.count(), &mut self.presence) {
+            Ok(()) => {}
+            Err(e) if e.is_loss() && window.count() > DESCRIBED => {
+                let parts = (window.start..window.end).step_by(DESCRIBED as usize);
+                let mut parts =
+                    parts.map(|start| ExtentRange { start, end: (start + DESCRIBED).min(window.end) });
+                return parts.all(|part| self.window(part, out));
+            }
+            Err(e) if e.is_loss() => {
+                self.set.lost(self.volume, window, &e);
+                return true;
+            }
+            Err(e) => {
+                self.error = Some(e);
+                return false;
+            }
         }
         let presence = std::mem::take(&mut self.presence);
         let looked = self.sort_out(window, &presence);

@@ -93,7 +93,16 @@ impl Fill {
             self.inbox.wait(STEP_BACK);
         }
         let batch = self.choose(s, now)?;
-        if batch.is_empty() { Err(self.zeros_or_wait(s, now)) } else { Ok(batch) }
+        if !batch.is_empty() {
+            return Ok(batch);
+        }
+        match self.zeros_or_wait(s, now) {
+            FillStep::Wait(wait) => {
+                let mended = s.look_for_mended(&self.set, now);
+                if mended.is_empty() { Err(FillStep::Wait(wait)) } else { Ok(mended) }
+            }
+            other => Err(other),
+        }
     }
     fn choose(&self, s: &mut State, now: Duration) -> std::result::Result<Batch, FillStep> {
         let mut batch = Batch::new();
@@ -107,8 +116,7 @@ impl Fill {
             if left < stored && !(left > 0 && s.asked.is_empty()) {
                 break;
             }
-            let (damaged, asked) = (&s.damaged, &s.asked);
-            let mut look = Look { set: &self.set, rests: &mut s.rests, damaged, asked, stored };
+            let mut look = Look { set: &self.set, rests: &mut s.rests, asked: &s.asked, stored };
             let next = match s.schedule.next(&mut look) {
                 Outcome::Fetch(next) => next,
                 Outcome::Swept => break,
@@ -226,10 +234,8 @@ impl Fill {
     }
     /// Asks again for what was damaged (the repository was repaired).
     pub fn retry_damaged(&self) {
-        let mut s = lock(&self.state);
-        s.damaged.clear();
-        s.schedule.volumes.iter_mut().for_each(|v| v.failed());
-        drop(s);
+        self.set.forget_damage();
+        lock(&self.state).schedule.volumes.iter_mut().for_each(|v| v.failed());
         self.inbox.ring();
     }
     /// Looks again at what it waited for (after a resume, say).
@@ -244,11 +250,11 @@ impl Fill {
         let progress = s.progress(&self.set, now, true);
         let link = s.throttle.link();
         let pace = s.throttle.limit().unwrap_or(u64::MAX).min(link.bytes_per_s);
-        let bytes_left = self.set.missing().0 as f64 * s.throttle.extent_stored() as f64;
+        let lost: u64 = self.set.damage(0).volumes.iter().map(|(_, d)| d.extents).sum();
+        let bytes_left = self.set.missing().0.saturating_sub(lost) as f64 * s.throttle.extent_stored() as f64;
         let left = (pace > 0).then(|| Duration::from_secs_f64(bytes_left / pace as f64));
         let away =
             |b: &super::state::Block| Away { why: b.why.to_string(), since: now.saturating_sub(b.since) };
-        let shown = s.damaged.iter().take(10).map(|((v, e), why)| (*v, *e, why.clone())).collect();
         let sources = [Source::First, Source::Promoted, Source::Hot, Source::Rest];
         FillStatus {
             progress,
@@ -260,8 +266,6 @@ impl Fill {
             limit: s.throttle.limit(),
             stalled: s.away.as_ref().map(away),
             no_space: s.full.as_ref().map(away),
-            damaged: s.damaged.len() as u64,
-            damaged_shown: shown,
             left,
         }
     }

@@ -9,12 +9,10 @@ use rekindle_core::hydrate::{
     neighbours,
 };
 use rekindle_io::{Error, Kind};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Damaged extents remembered; beyond them the fill asks again and again, which is slow and right.
-const DAMAGED_MAX: usize = 65_536;
 /// Demand fetches whose latency is measured.
 const DEMAND_MAX: usize = 4096;
 /// A demand fetch this old no longer holds back an inline fill.
@@ -24,6 +22,9 @@ const AWAY_MAX: Duration = Duration::from_secs(10);
 const SPACE_EVERY: Duration = Duration::from_secs(1);
 const RESWEEP_MIN: Duration = Duration::from_millis(200);
 const RESWEEP_MAX: Duration = Duration::from_secs(10);
+/// Between two looks whether damage was mended, and how many extents are looked at.
+const MENDED_EVERY: Duration = Duration::from_secs(10);
+const MENDED_LOOK: usize = 64;
 
 /// A background fetch under way.
 pub(super) struct Asked {
@@ -66,7 +67,8 @@ pub(super) struct State {
     pub full: Option<Block>,
     pub space: Vec<FreeSpace>,
     space_next: Duration,
-    pub damaged: BTreeMap<(u16, u64), String>,
+    /// When damage is looked at again, and where that goes on.
+    mended: (Duration, (u16, u64)),
     pub online: Online,
     pub online_why: Option<Reason>,
     online_next: Duration,
@@ -104,7 +106,7 @@ impl State {
             full: None,
             space: o.space,
             space_next: Duration::ZERO,
-            damaged: BTreeMap::new(),
+            mended: (now + MENDED_EVERY, (0, 0)),
             online: o.online,
             online_why: None,
             online_next: Duration::ZERO,
@@ -174,27 +176,34 @@ impl State {
                 if let Some(a) = &asked {
                     self.throttle.ended(a.bytes);
                 }
-                self.schedule.volumes[volume as usize].failed();
-                self.failed(Some((volume, extent)), e, now);
+                self.failed(Some(volume), e, now);
             }
         }
     }
     /// A fetch or a look at the holder failed.
-    pub(super) fn failed(&mut self, of: Option<(u16, u64)>, e: Error, now: Duration) {
-        match (e.kind, of) {
-            (Kind::Full, _) => Block::met(&mut self.full, e, now, SPACE_EVERY, SPACE_EVERY),
-            (
-                Kind::Corrupt | Kind::Gone | Kind::Invalid | Kind::Unsupported | Kind::Fenced | Kind::Exists,
-                Some(of),
-            ) => {
-                if self.damaged.len() < DAMAGED_MAX {
-                    tracing::error!(volume = of.0, extent = of.1, "cannot be restored: {e}");
-                    self.damaged.insert(of, e.to_string());
-                }
-            }
-            // A look at the holder's metadata that fails for good is tried slowly, for ever: it says why in status.
+    pub(super) fn failed(&mut self, volume: Option<u16>, e: Error, now: Duration) {
+        if e.is_loss() {
+            // The set keeps what is damaged.
+            return;
+        }
+        if let Some(volume) = volume {
+            self.schedule.volumes[volume as usize].failed();
+        }
+        match e.kind {
+            Kind::Full => Block::met(&mut self.full, e, now, SPACE_EVERY, SPACE_EVERY),
+            // What fails for good is tried slowly, for ever: it says why in status.
             _ => Block::met(&mut self.away, e, now, AWAY_MIN, AWAY_MAX),
         }
+    }
+    /// Some damaged extents, if it is time to see whether the holder can give them again. Nothing else is left to do then.
+    pub(super) fn look_for_mended(&mut self, set: &RestoreSet, now: Duration) -> Vec<(u16, Vec<u64>)> {
+        let (at, from) = self.mended;
+        if now < at {
+            return Vec::new();
+        }
+        let (found, next) = set.damaged_behind(from, MENDED_LOOK);
+        self.mended = (now + MENDED_EVERY, next);
+        found.into_iter().map(|(volume, extent)| (volume, vec![extent])).collect()
     }
     /// Some holder answers on the asking thread.
     pub(super) fn is_inline(&self) -> bool {
@@ -297,6 +306,10 @@ impl State {
         self.online_next = now + Duration::from_millis(100);
         if set.is_online() {
             self.online_why = Some(Reason::Told);
+        } else if set.damage(0).only_damage_left {
+            // No threshold can ask for what cannot be had: it would be waited for for ever.
+            set.set_online();
+            self.online_why = Some(Reason::Complete);
         } else if let Some(why) = self.online.check(&self.progress(set, now, self.asks_for_usage())) {
             set.set_online();
             self.online_why = Some(why);
@@ -308,7 +321,6 @@ impl State {
 pub(super) struct Look<'a> {
     pub set: &'a RestoreSet,
     pub rests: &'a mut [VolumeRest],
-    pub damaged: &'a BTreeMap<(u16, u64), String>,
     /// Under way, or chosen a moment ago and not started yet: those bear no mark.
     pub asked: &'a HashMap<(u16, u64), Asked>,
     pub stored: u64,
@@ -322,7 +334,7 @@ impl Wanted for Look<'_> {
         let of = (volume, next.extent);
         // Two lists may name one extent within a batch. Asked for twice it would come once, and what the second counted as
         // under way would narrow the window for ever.
-        let free = !self.damaged.contains_key(&of) && !self.asked.contains_key(&of);
+        let free = !self.asked.contains_key(&of) && !self.set.is_damaged(volume, next.extent);
         let wanted = free && self.set.wants_fetch(volume, next.extent);
         wanted.then_some(self.stored.min(u64::from(u32::MAX)) as u32)
     }

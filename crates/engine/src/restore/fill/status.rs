@@ -33,10 +33,6 @@ pub struct FillStatus {
     pub stalled: Option<Away>,
     /// The destination has no space for it.
     pub no_space: Option<Away>,
-    /// Extents the holder cannot give because they are damaged.
-    pub damaged: u64,
-    /// Some of them: volume, extent, why.
-    pub damaged_shown: Vec<(u16, u64, String)>,
     /// Time to completion at the present pace; `None`: not known.
     pub left: Option<Duration>,
 }
