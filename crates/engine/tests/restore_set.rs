@@ -240,7 +240,11 @@ fn a_damaged_frame_is_an_error_and_never_data() {
     let set = b.create();
     b.holder.set_damaged(MID, true);
     assert_eq!(b.read(&set, 1, MID * EXTENT, 512).unwrap().unwrap_err().kind, Kind::Corrupt);
-    assert!(set.is_absent(0, MID) && set.status().trouble.unwrap().contains("authentication"));
+    let damage = set.damage(1).volumes[0].1.clone();
+    assert!(
+        set.is_absent(0, MID) && damage.extents == 1 && damage.ranges[0].why.contains("authentication"),
+        "{damage:?}"
+    );
     b.holder.set_damaged(MID, false);
     assert_eq!(b.read(&set, 2, MID * EXTENT, 512).unwrap().unwrap(), b.truth(MID)[..512]);
 }

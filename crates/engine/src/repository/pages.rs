@@ -206,7 +206,9 @@ impl Core {
         if self.store.answers_inline() && !matches!(self.store.head(names::CONFIG), Ok(Some(_))) {
             return Error { kind: Kind::Unavailable, ..e }.into();
         }
-        at(place, &format!("it cannot be read: {e}"))
+        let what =
+            if e.kind == Kind::Gone { "it is missing".into() } else { format!("it cannot be read: {e}") };
+        at(place, &what)
     }
     fn open_meta(&self, place: Place, kind: FrameKind, plain: u32, stored: &[u8]) -> Result<Vec<u8>> {
         if stored.len() != place.stored as usize {

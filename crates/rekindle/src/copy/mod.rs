@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 fn unreadable(e: &Error) -> Failure {
     let failure = Failure::io("cannot read the snapshot", e);
     match e.kind {
-        Kind::Gone => failure.cure(
-            "the repository is not whole: bring that object back from a copy of it, or use a snapshot that does not need it",
+        Kind::Gone | Kind::Corrupt => failure.cure(
+            "the repository is not whole: keep the damaged object for examination and bring it back from a copy of it, or use another snapshot (`rekindle timeline`)",
         ),
         _ => failure,
     }

@@ -1,7 +1,7 @@
 //! What `wait --for` waits for.
 
 use super::control::{SetStatus, State};
-use crate::errors::{Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome};
 use rekindle_core::hydrate::Threshold;
 
 /// A state to be reached. Each is met by what comes after it too: who waits for `online` is content with `live`.
@@ -39,24 +39,35 @@ impl Condition {
             },
         })
     }
-    /// Whether it is reached. A failed set never will reach anything: that is an error.
+    /// Whether it is reached. A failed set never will reach anything, nor will one of which only damage is left: errors.
     pub fn met(self, status: &SetStatus) -> Outcome<bool> {
         if status.state == State::Failed {
             return Err(Failure::new(
-                crate::errors::Exit::Failed,
+                Exit::Failed,
                 format!("{} has failed", status.name),
                 "one of its disks failed while it was served",
                 format!("see `rekindle status {}` and the log of process {}", status.name, status.pid),
             ));
         }
+        let reached = self.reached(status);
+        match status.restore.as_ref().and_then(|r| r.damage.as_ref()) {
+            // The export appears all the same.
+            Some(damage) if damage.rest_complete && !reached && self != Condition::Online => {
+                let error = format!("{} is not whole, and waiting longer brings nothing", status.name);
+                Err(damage.failure(Exit::Damage, error, &status.name))
+            }
+            _ => Ok(reached),
+        }
+    }
+    fn reached(self, status: &SetStatus) -> bool {
         let local = status.restore.as_ref().map_or(1.0, |r| r.local_io_share);
-        Ok(match self {
+        match self {
             Condition::Online => rank(status.state) >= 1,
             Condition::Usage(share) => local >= share || rank(status.state) >= 2,
             Condition::Complete => rank(status.state) >= 2,
             Condition::Verified => rank(status.state) >= 3,
             Condition::Live => rank(status.state) >= 4,
-        })
+        }
     }
 }
 
@@ -74,7 +85,7 @@ fn rank(state: State) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::control::RestoreStatus;
+    use crate::serve::control::{Damage, RestoreStatus};
 
     fn status(state: State, share: f64) -> SetStatus {
         SetStatus {
@@ -98,6 +109,16 @@ mod tests {
         assert!(!met("verified", State::Complete, 1.0) && met("verified", State::Merging, 1.0));
         assert!(!met("live", State::Verified, 1.0) && met("live", State::Live, 1.0));
         assert!(Condition::Online.met(&status(State::Failed, 0.0)).is_err());
+        let mut lost = status(State::Online, 0.8);
+        let damage = |rest_complete| Some(Damage { bytes: 65536, rest_complete, ..Damage::default() });
+        for (rest_complete, usage, codes) in
+            [(false, "usage=90%", [0, 0, 0]), (true, "usage=90%", [3, 3, 0]), (true, "usage=80%", [0, 3, 0])]
+        {
+            lost.restore.as_mut().unwrap().damage = damage(rest_complete);
+            let code =
+                |c: &str| Condition::parse(c).unwrap().met(&lost).map_or_else(|f| f.exit.code(), |_| 0);
+            assert_eq!([code(usage), code("verified"), code("online")], codes, "{rest_complete} {usage}");
+        }
         for bad in ["", "done", "usage=101%", "usage="] {
             assert_eq!(Condition::parse(bad).unwrap_err().exit.code(), 2, "{bad}");
         }

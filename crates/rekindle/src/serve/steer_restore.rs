@@ -86,7 +86,8 @@ impl Steering {
     pub(super) fn pause(&self, paused: bool) -> Outcome<Message> {
         let r = self.restoring()?;
         r.set.pause(paused);
-        r.with_fill(|fill| fill.wake());
+        // Whoever mended the repository says so with `resume`.
+        r.with_fill(move |fill| if paused { fill.wake() } else { fill.retry_damaged() });
         let (verb, text) = match paused {
             true => ("pause", format!("{} is paused; its guest still gets what it asks for", r.name)),
             false => ("resume", format!("{} goes on filling", r.name)),
@@ -100,6 +101,11 @@ impl Steering {
         while !r.is_ready(no_verify) {
             if let Some(failure) = r.failed() {
                 return Err(failure);
+            }
+            if let Some(damage) = r.damage().filter(|d| d.rest_complete) {
+                // What is not there would read as zeros on the live disk, and nobody would know.
+                let error = format!("{} cannot be settled: it is not whole", r.name);
+                return Err(damage.failure(Exit::Refused, error, &r.name));
             }
             if reply.gone() || self.shared.asked.stopping() {
                 return Err(Failure::interrupted(format!("the cutover of {}", r.name)));

@@ -2,6 +2,7 @@
 
 pub mod bar;
 pub mod curve;
+pub mod damage;
 pub mod snapshot;
 pub mod status;
 pub mod svg;

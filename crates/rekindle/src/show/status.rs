@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::{bar, words};
-use crate::serve::control::{SetStatus, State};
+use crate::serve::control::{Damage, SetStatus, State};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +15,7 @@ pub fn table(sets: &[SetStatus], now: SystemTime) -> Vec<String> {
         let backup = s.backup.as_ref();
         t.row([
             s.name.clone(),
-            s.state.word().to_string(),
+            format!("{}{}", s.state.word(), if damage(s).is_some() { ", damaged" } else { "" }),
             words::bytes(s.volumes.iter().map(|v| v.size_bytes).sum()),
             restore.map_or("all".into(), |r| words::percent(r.local_io_share)),
             restore.and_then(|r| r.remaining_s).map_or("-".into(), seconds),
@@ -29,7 +29,8 @@ pub fn table(sets: &[SetStatus], now: SystemTime) -> Vec<String> {
 
 /// Everything about one set.
 pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
-    let mut lines = vec![format!("{}  {}", s.name, s.state.word())];
+    let damaged = if damage(s).is_some() { ", damaged" } else { "" };
+    let mut lines = vec![format!("{}  {}{damaged}", s.name, s.state.word())];
     lines.push(format!("served    by process {} since {}", s.pid, relative(&s.since, now)));
     let mut t = Table::new(&["VOLUME", ">SIZE", ">EXTENT", ">CLIENTS", "DISK", "URI"]);
     for v in &s.volumes {
@@ -74,7 +75,12 @@ fn restore(s: &SetStatus) -> Vec<String> {
     if !r.waiting.is_empty() {
         lines.push(format!("waiting   {}", r.waiting));
     }
+    lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
     lines
+}
+
+fn damage(s: &SetStatus) -> Option<&Damage> {
+    s.restore.as_ref()?.damage.as_ref()
 }
 
 fn last_backup(s: &SetStatus, now: SystemTime) -> String {

@@ -15,6 +15,10 @@ pub fn run(args: &CutoverArgs, out: Out) -> Outcome<u8> {
     let status = steer::restoring(&args.name)?;
     let restore = status.restore.as_ref().expect("`restoring` gives restores only");
     let mut plan = Vec::new();
+    if let Some(damage) = &restore.damage {
+        plan.push("refused   as long as bytes of it are damaged in the repository:".into());
+        plan.extend(damage.status(&args.name));
+    }
     if !matches!(status.state, State::Complete | State::Verified) {
         plan.push(format!(
             "wait      until complete: {} of {}",

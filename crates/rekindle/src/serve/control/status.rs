@@ -108,8 +108,41 @@ pub struct RestoreStatus {
     pub online_after_s: Option<f64>,
     /// What is being waited for, in words; empty when nothing is.
     pub waiting: String,
+    /// What the repository cannot give because it is damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
     /// Where the write log and the state lie; part of the volume until settled.
     pub state_place: String,
+}
+
+/// What of a moment cannot be had because the repository is damaged.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Damage {
+    /// Bytes in all, those of ranges that are not listed included.
+    pub bytes: u64,
+    /// The same in extents.
+    pub extents: u64,
+    /// Everything else is there: waiting longer brings nothing.
+    pub rest_complete: bool,
+    /// Which bytes, in the order of the volumes.
+    pub ranges: Vec<DamagedRange>,
+    /// Ranges that are not listed because there are too many.
+    pub more_ranges: u64,
+}
+
+/// Neighbouring bytes that cannot be had.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DamagedRange {
+    /// The volume inside its set.
+    pub volume: String,
+    /// First byte.
+    pub start: u64,
+    /// Bytes.
+    pub bytes: u64,
+    /// The object of the repository that is damaged or missing, if known.
+    pub object: Option<String>,
+    /// What was found.
+    pub why: String,
 }
 
 /// Backups of a set.

@@ -1,10 +1,13 @@
 //! How a restore stands, for status, progress and waiting.
 
 use super::Restoring;
-use crate::serve::control::{Progress, RestoreStatus, State};
+use crate::serve::control::{Damage, Progress, RestoreStatus, State};
 use crate::show::words;
 use rekindle_engine::restore::RestoreState;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Damaged ranges a status lists: a line of the control protocol is bounded.
+const RANGES_MAX: usize = 1000;
 
 impl Restoring {
     /// The state word.
@@ -53,8 +56,16 @@ impl Restoring {
             log_limit_bytes: s.log_bytes.1,
             online_after_s: self.online_after.get().map(|d| d.as_secs_f64()),
             waiting: self.waiting(&s, fill.as_ref()),
+            damage: self.damage(),
             state_place: self.state.path.display().to_string(),
         }
+    }
+    /// What the repository cannot give, if anything.
+    pub fn damage(&self) -> Option<Damage> {
+        let found = self.set.damage(RANGES_MAX / self.volumes.len().max(1));
+        let mut damage = Damage { rest_complete: found.only_damage_left, ..Damage::default() };
+        found.volumes.iter().for_each(|(volume, lost)| damage.add(volume, lost));
+        (damage.extents > 0).then_some(damage)
     }
     fn waiting(
         &self,
@@ -75,9 +86,6 @@ impl Restoring {
         all.extend(s.trouble.iter().map(|t| format!("trouble: {t}")));
         if let Some(f) = fill {
             all.extend(f.no_space.iter().map(|a| format!("no space: {}", a.why)));
-            if f.damaged > 0 {
-                all.push(format!("{} damaged in the repository", words::count(f.damaged, "extent")));
-            }
         }
         if s.lost_after_failed_flush {
             all.push("an earlier run lost unflushed writes because a flush of the log failed".into());
@@ -101,6 +109,9 @@ impl Restoring {
             _ => {
                 let status = self.status();
                 let mut detail = format!("{} of I/O local", words::percent(status.local_io_share));
+                if let Some(damage) = &status.damage {
+                    detail = format!("{detail}, {} damaged in the repository", words::bytes(damage.bytes));
+                }
                 if !status.waiting.is_empty() {
                     detail = format!("{detail}, {}", status.waiting);
                 }

@@ -1,0 +1,113 @@
+//! A repository with a damaged object: goal, everything else is restored, what is lost is named in bytes to people and to
+//! programs, and nothing waits for ever; method, the real binary, one flipped byte or one pack taken away.
+
+#![allow(clippy::unwrap_used)] // a test: to fail here is the point
+
+mod kit;
+use kit::{Running, Sandbox, data, read};
+use rekindle_export::nbd::Listen;
+use rekindle_export::nbd::client::{Client, ClientOptions};
+use std::path::PathBuf;
+
+const SIZE: usize = 6 << 20;
+const EXTENT: usize = 64 << 10;
+
+/// A repository with one snapshot of `db`, the bytes of it, and the pack that holds them.
+fn lost(s: &Sandbox) -> (Vec<u8>, PathBuf) {
+    s.ok(&["init"]);
+    let mut bytes = data(SIZE, 1);
+    bytes[1 << 20..3 << 20].fill(0);
+    let path = s.file("lost.raw", &bytes);
+    s.ok(&["backup", &path, "--as", "db"]);
+    std::fs::remove_file(path).unwrap();
+    let folders = std::fs::read_dir(s.path("repo/d")).unwrap().map(|f| f.unwrap().path());
+    let packs = folders.flat_map(|f| std::fs::read_dir(f).unwrap().map(|p| p.unwrap().path()));
+    (bytes, packs.max_by_key(|p| p.metadata().unwrap().len()).unwrap())
+}
+
+/// Flips a byte in the midst: one extent is lost.
+fn flip(pack: &PathBuf) {
+    let mut bytes = read(pack.clone());
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0x40;
+    let mut writable = pack.metadata().unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut writable, 0o644);
+    std::fs::set_permissions(pack, writable).unwrap();
+    std::fs::write(pack, bytes).unwrap();
+}
+
+fn online(s: &Sandbox) -> (Running, Client) {
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let mut r = s.start(&["restore", "db@latest", "--to", "new.raw", "--listen", &listen]);
+    r.says("nbd+unix");
+    let options = ClientOptions { export: "db".into(), ..ClientOptions::default() };
+    (r, Client::connect(&Listen::Unix(s.path("n.sock")), &options).unwrap())
+}
+
+#[test]
+fn a_damaged_extent_of_an_online_restore_is_named_and_healed_by_the_guest() {
+    let s = Sandbox::new();
+    let (mut bytes, pack) = lost(&s);
+    flip(&pack);
+    let object = pack.file_name().unwrap().to_str().unwrap();
+    let (mut r, mut c) = online(&s);
+    // Ends by itself, with the code that says what it is.
+    let wait = ["wait", "db", "--for=verified", "--timeout", "30s"];
+    let said = s.fails(3, &wait);
+    assert!(said.contains(object) && said.contains("64 KiB of db at byte"), "{said}");
+    let (code, messages) = s.messages(&wait);
+    let last = messages.last().unwrap();
+    assert_eq!((code, &last["message_type"], &last["code"]), (3, &"exit_error".into(), &3.into()), "{last}");
+    let status = s.json(&["status", "db"]);
+    let damage = &status[0]["restore"]["damage"];
+    assert_eq!(
+        (&status[0]["state"], &damage["bytes"], &damage["rest_complete"]),
+        (&"online".into(), &EXTENT.into(), &true.into())
+    );
+    let range = &damage["ranges"][0];
+    assert!(range["volume"] == "db" && range["object"].as_str().unwrap().ends_with(object), "{damage}");
+    let text = s.ok(&["status", "db"]);
+    assert!(
+        text.contains("online, damaged") && text.contains(object) && text.contains("rekindle resume db"),
+        "{text}"
+    );
+    assert!(s.ok(&["status"]).contains("online, damaged"));
+    let said = s.fails(14, &["cutover", "db"]);
+    assert!(said.contains("not whole") && said.contains(object), "{said}");
+    assert!(s.ok(&["cutover", "db", "-n"]).contains("refused"));
+    // That extent alone is an error, until the guest has written all of it.
+    let at = usize::try_from(range["start"].as_u64().unwrap()).unwrap();
+    for e in (0..SIZE).step_by(EXTENT) {
+        let got = c.read(e as u64, EXTENT as u32);
+        assert!(if e == at { got.is_err() } else { got.unwrap() == bytes[e..e + EXTENT] }, "{e}");
+    }
+    bytes[at..at + EXTENT].fill(7);
+    c.write(at as u64, &bytes[at..at + EXTENT]).unwrap();
+    s.ok(&wait);
+    assert!(s.json(&["status", "db"])[0]["restore"]["damage"].is_null());
+    s.ok(&["cutover", "db"]);
+    drop(c);
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0, "{}", r.said());
+    assert!(read(s.path("new.raw")) == bytes);
+}
+
+#[test]
+fn a_lost_pack_that_is_put_back_is_asked_for_again() {
+    let s = Sandbox::new();
+    let (bytes, pack) = lost(&s);
+    std::fs::rename(&pack, s.path("away")).unwrap();
+    let (mut r, c) = online(&s);
+    s.fails(3, &["wait", "db", "--for=complete", "--timeout", "30s"]);
+    // So small a snapshot is one pack: what it says of zeros is lost too.
+    let damage = &s.json(&["status", "db"])[0]["restore"]["damage"];
+    assert_eq!((&damage["bytes"], damage["ranges"].as_array().unwrap().len()), (&SIZE.into(), 1), "{damage}");
+    std::fs::rename(s.path("away"), &pack).unwrap();
+    s.ok(&["resume", "db"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "5s"]);
+    s.ok(&["cutover", "db"]);
+    drop(c);
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0);
+    assert!(read(s.path("new.raw")) == bytes);
+}
