@@ -183,7 +183,11 @@ fn thrown_away_only_by_name() {
         ["restore", "db", "--to", "new.raw", "--listen", "unix:./n.sock", "-n", "--bandwidth", "1MB/s"];
     let said = s.ok(&plan);
     assert!(said.contains("new.raw.rekindle") && said.contains("50 % of I/O local"), "{said}");
-    assert_eq!(s.json(&plan)["online"]["online_s"], 0.0);
+    let planned = s.json(&plan);
+    assert_eq!(planned["online"]["online_s"], 0.0);
+    let fetched = planned["fetch_bytes"].as_u64().unwrap();
+    assert_eq!(planned["write_bytes"], 4 << 20, "a third of the disk is zeros");
+    assert!((4 << 20..5 << 20).contains(&fetched), "what does not compress is fetched as it is: {fetched}");
     assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists(), "-n makes nothing");
     let mut r = restore(&s, &["--limit", "1kB/s"]);
     r.says("nbd+unix");

@@ -6,7 +6,6 @@
 pub mod dest;
 
 use crate::errors::{Failure, Outcome};
-use rekindle_core::volume::Geometry;
 use rekindle_io::block::{Block, BlockExt};
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
 use rekindle_io::{Error, Kind};
@@ -282,27 +281,6 @@ impl Pace {
             std::thread::sleep((due - self.begun.elapsed()).min(Duration::from_millis(50)));
         }
     }
-}
-
-/// Bytes a copy would fetch, and bytes that are not zero; reads metadata only.
-pub fn stored(holder: &dyn Holder) -> Outcome<(u64, u64)> {
-    let geometry: Geometry = holder.geometry();
-    let (mut fetched, mut written) = (0, 0);
-    let mut known = Vec::new();
-    let mut first = 0;
-    while first < geometry.extents() {
-        known.clear();
-        let n = (geometry.extents() - first).min(1024);
-        holder.presence(first, n, &mut known).map_err(|e| unreadable(&e))?;
-        for (extent, p) in (first..).zip(&known) {
-            if let Presence::Stored { stored, .. } = p {
-                fetched += u64::from(*stored);
-                written += geometry.extent_bytes(extent).len;
-            }
-        }
-        first += n;
-    }
-    Ok((fetched, written))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What a restore would do, and how long it would take: opened first, printed by `-n`, then performed.
 
 use crate::cli::RestoreArgs;
+use crate::copy::Copy;
 use crate::copy::dest::{Dest, Found};
-use crate::copy::{self, Copy};
 use crate::errors::Outcome;
 use crate::out::Out;
 use crate::serve::restoring::StatePlace;
@@ -63,6 +63,15 @@ impl Opened {
     /// Bytes of all volumes.
     pub fn size(&self) -> u64 {
         self.volumes.iter().map(|v| v.geometry.size).sum()
+    }
+    /// Bytes a copy would fetch, and bytes it would write. The commit states them: walking the manifests to count took
+    /// three quarters of a second for each TiB.
+    fn moves(&self) -> (u64, u64) {
+        let written = |v: &VolumeRecord| {
+            // The last extent may be cut short by the end of the volume.
+            v.stored_extents.saturating_mul(v.geometry.extent.get()).min(v.geometry.size)
+        };
+        (self.volumes.iter().map(|v| v.stored_bytes).sum(), self.volumes.iter().map(written).sum())
     }
 }
 
@@ -138,16 +147,10 @@ pub struct PlannedDest {
 
 /// Prints plan and forecast.
 pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome<u8> {
-    let holders = holders(opened)?;
-    let (mut fetch, mut write) = (0, 0);
-    for h in &holders {
-        let (f, w) = copy::stored(&**h)?;
-        fetch += f;
-        write += w;
-    }
+    let (fetch, write) = opened.moves();
     let rate = match args.bandwidth.as_deref() {
         Some(text) => units::rate(text)? as f64,
-        None => measured(&holders)?,
+        None => measured(&holders(opened)?)?,
     };
     let rate = args.limit.as_deref().map(units::rate).transpose()?.map_or(rate, |l| rate.min(l as f64));
     let mut plan = plan(opened, fetch, write, rate);
