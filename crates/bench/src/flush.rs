@@ -2,9 +2,10 @@
 //! with fdatasync, idle and beside a writer of the same speed (the disk is shared either way).
 
 use crate::nbd::wire::Connection;
-use crate::rig::report::{Report, Table};
+use crate::rig::report::{Goal, Report, Table, goals};
 use crate::rig::scene::{Running, Scene, places};
 use crate::rig::servers::{Kind, Server};
+use crate::rig::slow_sync::{self, slowed};
 use crate::rig::{files, workspace};
 use crate::stats::{Percentiles, Rounds};
 use crate::{Result, fail};
@@ -125,6 +126,31 @@ fn restoring(scene: &Scene, size: &Size, seed: u64) -> Result<Percentiles> {
     Ok(latency)
 }
 
+/// All cells once, in turn, in each profile.
+fn round(
+    size: &Size,
+    round: usize,
+    disk: &Path,
+    scene: &Scene,
+    profiles: &mut [(Duration, Server, Vec<Found>)],
+) -> Result<()> {
+    for (delay, nbdkit, found) in profiles {
+        for turn in 0..CELLS.len() {
+            let cell = (turn + round) % CELLS.len();
+            files::warm(disk)?;
+            let seed = (round * 7 + 1) as u64;
+            let latency = slowed(*delay, || match cell {
+                0 => plain(disk, size, seed),
+                1 => beside_a_writer(&scene.home, disk, size, seed),
+                2 => over_nbd(&mut Connection::open(&nbdkit.target)?, size, seed),
+                _ => restoring(scene, size, seed),
+            })?;
+            found[cell].add(&latency, size.time);
+        }
+    }
+    Ok(())
+}
+
 /// Measures and reports.
 pub fn run(size: &Size, report: &Report) -> Result<()> {
     let home = workspace("flush")?;
@@ -132,27 +158,21 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
     files::random(&disk, size.disk, 3)?;
     let scene = Scene::new(&home.path().join("scene"))?;
     scene.backup_at_rest(&disk)?;
-    let nbdkit = Server::start(Kind::NbdkitFile, &home.path().join("nbdkit"), &disk)?;
-    let mut found: Vec<Found> = CELLS.iter().map(|_| Found::default()).collect();
-    for round in 0..size.rounds {
-        for turn in 0..CELLS.len() {
-            let cell = (turn + round) % CELLS.len();
-            files::warm(&disk)?;
-            let seed = (round * 7 + 1) as u64;
-            let latency = match cell {
-                0 => plain(&disk, size, seed)?,
-                1 => beside_a_writer(home.path(), &disk, size, seed)?,
-                2 => over_nbd(&mut Connection::open(&nbdkit.target)?, size, seed)?,
-                _ => restoring(&scene, size, seed)?,
-            };
-            found[cell].add(&latency, size.time);
-        }
-        eprintln!("round {} of {} done", round + 1, size.rounds);
+    let mut profiles = Vec::new();
+    for (n, delay) in slow_sync::profiles().into_iter().enumerate() {
+        let at = home.path().join(format!("nbdkit{n}"));
+        let nbdkit = Server::start(Kind::NbdkitFile, &at, &disk, delay)?;
+        profiles.push((delay, nbdkit, CELLS.iter().map(|_| Found::default()).collect()));
     }
+    for r in 0..size.rounds {
+        round(size, r, &disk, &scene, &mut profiles)?;
+        eprintln!("round {} of {} done", r + 1, size.rounds);
+    }
+    let found: Vec<_> = profiles.into_iter().map(|(delay, _, found)| (delay, found)).collect();
     report.section("flush", &text(size, &found))
 }
 
-fn text(size: &Size, found: &[Found]) -> String {
+fn text(size: &Size, profiles: &[(Duration, Vec<Found>)]) -> String {
     let mut table = Table::new(&[
         "4 KiB write, then FLUSH",
         "p50 us",
@@ -161,22 +181,31 @@ fn text(size: &Size, found: &[Found]) -> String {
         "p99 / plain beside a writer",
         "a second",
     ]);
-    for (name, f) in CELLS.iter().zip(found) {
-        table.row(vec![
-            (*name).into(),
-            f.p50.show(0),
-            f.p99.show(0),
-            f.p99.ratio(&found[0].p99).show(2),
-            f.p99.ratio(&found[1].p99).show(2),
-            f.rate.show(0),
-        ]);
+    let mut targets = Vec::new();
+    for (delay, found) in profiles {
+        let profile = slow_sync::name(*delay);
+        for (name, f) in CELLS.iter().zip(found) {
+            table.row(vec![
+                format!("{name}{profile}"),
+                f.p50.show(0),
+                f.p99.show(0),
+                f.p99.ratio(&found[0].p99).show(2),
+                f.p99.ratio(&found[1].p99).show(2),
+                f.rate.show(0),
+            ]);
+        }
+        let what = format!("p99 of a restoring volume under fill / plain file beside a writer{profile}");
+        targets.push(Goal::at_most(1.2, what, found[3].p99.ratio(&found[1].p99)));
     }
     format!(
-        "{} MiB of random data; fill and writer at {:.0} MB/s; {} rounds of {:.0} s a cell, one request at a time. Median [range].\n\n{}",
+        "{} MiB of random data; fill and writer at {:.0} MB/s; {} rounds of {:.1} s a cell, one request at a time. Median \
+         [range]. Flushes later: the kernel holds each fsync and fdatasync of the measured program back for so long before it \
+         runs.\n\n{}\n{}",
         size.disk >> 20,
         size.fill as f64 / 1e6,
         size.rounds,
         size.time.as_secs_f64(),
+        goals(&targets),
         table.markdown()
     )
 }

@@ -54,6 +54,9 @@ enum Verb {
     /// Serve a device of SIZE bytes that does nothing on SOCKET: the limit of the wire
     #[command(hide = true)]
     NullServer { size: u64, socket: PathBuf },
+    /// Serve FILE on SOCKET, neither counted nor tracked
+    #[command(hide = true)]
+    BareServer { file: PathBuf, socket: PathBuf },
     /// Served I/O beside the peers
     Served(ServedArgs),
     /// Backup and restore beside restic, borg, qemu-img, nbdcopy and cp
@@ -275,6 +278,7 @@ fn main() -> ExitCode {
         Verb::Guest(args) => visit(&args),
         Verb::Load(args) => load(&args),
         Verb::NullServer { size, socket } => null::serve(size, &socket),
+        Verb::BareServer { file, socket } => null::serve_bare(&file, &socket),
         Verb::Served(args) => serve_io(&args),
         Verb::Copies(args) => {
             let CopiesArgs { output, rounds, mib, changed, without } = args;

@@ -1,9 +1,10 @@
-//! A device that does nothing behind our NBD server: what the wire, the kernel and the client allow.
+//! Devices behind our NBD server and nothing between: one that does nothing, for what the wire, the kernel and the client
+//! allow, and a plain file, for what a live volume adds.
 
 use crate::Result;
 use rekindle_core::volume::ByteRange;
 use rekindle_export::nbd::{ExportSpec, Listen, Server, ServerOptions};
-use rekindle_io::block::{Allocation, Answer, Block, CompletionSink, Info, Request};
+use rekindle_io::block::{Allocation, Answer, Block, CompletionSink, FileBlock, FileOptions, Info, Request};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -35,18 +36,22 @@ impl Block for Null {
     }
 }
 
-/// Serves until killed.
+/// Serves a device of so many bytes that does nothing, until killed.
 pub fn serve(size: u64, socket: &Path) -> Result<()> {
+    serve_device(Arc::new(Null { size }), socket)
+}
+
+/// Serves a raw file as the product does, less what a live volume adds: usage counting, change tracking, instants.
+pub fn serve_bare(file: &Path, socket: &Path) -> Result<()> {
+    serve_device(FileBlock::open(file, &FileOptions::default())?, socket)
+}
+
+fn serve_device(device: Arc<dyn Block>, socket: &Path) -> Result<()> {
     let mut options = ServerOptions::default();
     options.listen.push(Listen::Unix(socket.to_owned()));
     let server = Server::start(options)?;
-    let device = Arc::new(Null { size });
-    server.add(ExportSpec {
-        name: String::new(),
-        description: "nothing".into(),
-        device,
-        is_default: true,
-    })?;
+    let spec = ExportSpec { name: String::new(), description: "bare".into(), device, is_default: true };
+    server.add(spec)?;
     loop {
         std::thread::park();
     }

@@ -36,6 +36,12 @@ pub fn describe() -> String {
     )
 }
 
+/// Processes that wanted to run during the last minute: what else this machine was doing, when read before a run.
+pub fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|w| w.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// Version line of a program, or "absent".
 pub fn version(program: &str, argument: &str) -> String {
     let Ok(out) = std::process::Command::new(program).arg(argument).output() else { return "absent".into() };
@@ -50,5 +56,6 @@ mod tests {
         assert!(super::cpu_seconds(std::process::id()).unwrap() >= 0.0);
         assert!(super::peak_memory(std::process::id()).unwrap() > 1 << 20);
         assert!(super::describe().contains("cores"));
+        assert!(super::load() >= 0.0);
     }
 }

@@ -9,6 +9,7 @@ pub mod machine;
 pub mod report;
 pub mod scene;
 pub mod servers;
+pub mod slow_sync;
 pub mod svg;
 pub mod synthetic;
 

@@ -2,6 +2,7 @@
 //! marks, which a run replaces whole: what stands there came from one run of the command it names.
 
 use super::machine;
+use crate::stats::Rounds;
 use crate::{Result, fail};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -36,15 +37,57 @@ impl Table {
     }
 }
 
-/// Where results go: a folder with benchmarks.md, or only the terminal.
+/// A target, and what was measured of it.
+pub struct Goal {
+    what: String,
+    limit: f64,
+    more_is_better: bool,
+    found: Rounds,
+}
+
+impl Goal {
+    /// Reached by a median of `limit` or more.
+    pub fn at_least(limit: f64, what: impl Into<String>, found: Rounds) -> Self {
+        Goal { what: what.into(), limit, more_is_better: true, found }
+    }
+
+    /// Reached by a median of `limit` or less.
+    pub fn at_most(limit: f64, what: impl Into<String>, found: Rounds) -> Self {
+        Goal { what: what.into(), limit, more_is_better: false, found }
+    }
+
+    fn judged(&self) -> &'static str {
+        let median = self.found.median();
+        let reached = if self.more_is_better { median >= self.limit } else { median <= self.limit };
+        match (median.is_nan(), reached) {
+            (true, _) => "not measured",
+            (_, true) => "yes",
+            (_, false) => "**no**",
+        }
+    }
+}
+
+/// Targets as a table: a median reaches or misses its own, whatever the range.
+pub fn goals(all: &[Goal]) -> String {
+    let mut table = Table::new(&["target", "limit", "measured", "reached"]);
+    for goal in all {
+        let limit = format!("{} {}", if goal.more_is_better { "at least" } else { "at most" }, goal.limit);
+        table.row(vec![goal.what.clone(), limit, goal.found.show(2), goal.judged().into()]);
+    }
+    table.markdown()
+}
+
+/// Where the results of one section go: a folder with benchmarks.md, or only the terminal.
 pub struct Report {
     docs: Option<PathBuf>,
+    /// What else ran when the section began.
+    load: f64,
 }
 
 impl Report {
-    /// Into `docs`, when given.
-    pub const fn new(docs: Option<PathBuf>) -> Self {
-        Report { docs }
+    /// Into `docs`, when given. The section begins now.
+    pub fn new(docs: Option<PathBuf>) -> Self {
+        Report { docs, load: machine::load() }
     }
 
     /// Replaces the section `name` by `body`, and says which command made it and where.
@@ -55,10 +98,11 @@ impl Report {
         let text = std::fs::read_to_string(&path)?;
         let command: Vec<String> = std::env::args().skip(1).collect();
         let made = format!(
-            "Made by `rekindle-bench {}` at commit {} on {}.\n",
+            "Made by `make bench ONLY={name}` (`rekindle-bench {}`) at commit {} on {}; load average before it {:.1}.\n",
             command.join(" "),
             commit(docs),
-            machine::describe()
+            machine::describe(),
+            self.load
         );
         std::fs::write(&path, replace(&text, name, &format!("{made}\n{}", body.trim_end()))?)?;
         Ok(())
@@ -102,6 +146,18 @@ mod tests {
         assert_eq!(new, "a\n<!-- bench:x -->\nnew\n<!-- /bench:x -->\nb\n");
         assert_eq!(replace(&new, "x", "new").unwrap(), new);
         assert!(replace(text, "y", "new").is_err());
+    }
+
+    #[test]
+    fn goals_are_judged_by_their_medians() {
+        let found = |v: &[f64]| Rounds(v.to_vec());
+        let text = goals(&[
+            Goal::at_least(1.5, "a", found(&[1.0, 1.5, 9.0])),
+            Goal::at_most(1.0, "b", found(&[1.1])),
+            Goal::at_most(1.0, "c", found(&[])),
+        ]);
+        let ends: Vec<&str> = text.lines().skip(2).map(|l| l.rsplit("| ").next().unwrap_or("")).collect();
+        assert_eq!(ends, ["yes |", "**no** |", "not measured |"], "{text}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The servers that are compared, each a process of its own on a Unix socket with a file of its own.
 
-use super::machine;
+use super::{machine, slow_sync};
 use crate::nbd::wire::{Connection, Target};
 use crate::{Result, fail};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use std::time::Duration;
 pub enum Kind {
     /// `rekindle serve`.
     Rekindle,
-    /// `rekindle serve` without usage counting and change tracking, for what these cost. Hidden option.
+    /// Our server over the plain file: no usage counting, no change tracking; for what these cost.
     RekindleBare,
     /// Our export over a device that does nothing: what no server on this wire can exceed.
     Null,
@@ -31,7 +31,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Rekindle => "rekindle",
-            Kind::RekindleBare => "rekindle, no usage",
+            Kind::RekindleBare => "rekindle, bare",
             Kind::Null => "null server",
             Kind::NbdkitFile => "nbdkit file",
             Kind::NbdkitFileNoSr => "nbdkit file --no-sr",
@@ -55,6 +55,7 @@ pub struct Server {
     /// How to reach it.
     pub target: Target,
     child: Child,
+    _starter: slow_sync::Starter,
 }
 
 /// The product's binary.
@@ -78,24 +79,24 @@ pub fn ours(home: &Path) -> Result<Command> {
 }
 
 impl Server {
-    /// Starts it over `file` with its socket in `home`; ready when it accepts a client.
-    pub fn start(kind: Kind, home: &Path, file: &Path) -> Result<Self> {
+    /// Starts it over `file` with its socket in `home`, each of its flushes `delay` later; ready when it accepts a client.
+    pub fn start(kind: Kind, home: &Path, file: &Path, delay: Duration) -> Result<Self> {
         std::fs::create_dir_all(home)?;
         let socket = home.join("nbd.sock");
         let size = std::fs::metadata(file)?.len().to_string();
         let mut command = match kind {
-            Kind::Rekindle | Kind::RekindleBare => ours(home)?,
-            Kind::Null => Command::new(std::env::current_exe()?),
+            Kind::Rekindle => ours(home)?,
+            Kind::Null | Kind::RekindleBare => Command::new(std::env::current_exe()?),
             Kind::QemuNbd => Command::new("qemu-nbd"),
             _ => Command::new("nbdkit"),
         };
         match kind {
-            Kind::Rekindle | Kind::RekindleBare => {
+            Kind::Rekindle => {
                 command.args(["serve", "bench"]).arg(file).arg("--listen");
                 command.arg(format!("unix:{}", socket.display()));
-                if kind == Kind::RekindleBare {
-                    command.env("REKINDLE_BENCH_NO_USAGE", "1");
-                }
+            }
+            Kind::RekindleBare => {
+                command.arg("bare-server").arg(file).arg(&socket);
             }
             Kind::Null => {
                 command.args(["null-server", &size]).arg(&socket);
@@ -115,9 +116,11 @@ impl Server {
             }
         }
         let log = std::fs::File::create(home.join("log"))?;
-        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        let child = child.map_err(|e| format!("{}: {e}", kind.name()))?;
-        let server = Server { kind, file: file.to_owned(), target: Target::new(&socket), child };
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let (child, starter) =
+            slow_sync::spawn(delay, command).map_err(|e| format!("{}: {e}", kind.name()))?;
+        let target = Target::new(&socket);
+        let server = Server { kind, file: file.to_owned(), target, child, _starter: starter };
         if let Err(error) = Connection::open_within(&server.target, Duration::from_secs(10)) {
             let said = std::fs::read_to_string(home.join("log")).unwrap_or_default();
             return fail(format!("{} does not serve: {error}\n{said}", kind.name()));

@@ -18,8 +18,8 @@ impl SnapshotWriter {
     ) -> Result<()> {
         let v = &mut self.volumes[volume.0];
         let (extent, shape) = (v.geometry.extent.get(), v.leaves.shape());
-        if !v.geometry.size.is_multiple_of(extent) || v.base.is_some() {
-            return Err(RepoError::Invalid("a dense volume is new and has whole extents".into()));
+        if !v.geometry.size.is_multiple_of(extent) {
+            return Err(RepoError::Invalid("a dense volume has whole extents".into()));
         }
         v.account(ExtentRange { start: 0, end: shape.extents })?;
         v.changed = shape.extents;

@@ -167,21 +167,6 @@ impl Leaves {
         let child = self.write(new, &ids, changed, before.as_ref(), packs)?;
         self.upper.set_leaf(leaf, child, packs)
     }
-    /// See `SnapshotWriter::copy_leaf`.
-    pub(super) fn copy(&mut self, leaf: u64, like: u64, packs: &mut PackWriter) -> Result<()> {
-        let shape = self.upper.shape;
-        if shape.fan_at(0, leaf) != shape.fan_at(0, like) {
-            return Err(RepoError::Invalid("leaves of unlike size".into()));
-        }
-        let child = match self.stored(like, packs)? {
-            Some(before) => {
-                let ids = leaf_ids(&self.core, before.leaf()?)?;
-                self.write(before.leaf()?.leaf.clone(), &ids, BTreeMap::new(), None, packs)?
-            }
-            None => None,
-        };
-        self.upper.set_leaf(leaf, child, packs)
-    }
     /// Writes a leaf whole, or as a patch when little differs from a whole one.
     fn write(
         &self,

@@ -227,19 +227,6 @@ impl SnapshotWriter {
     pub fn keep_rest(&mut self, volume: VolumeSlot) -> Result<()> {
         self.guarded(|me| me.volumes[volume.0].keep_rest())
     }
-    /// Makes leaf `leaf` (1,024 extents) equal to leaf `like`, which was given whole before: same frames, pages of its own.
-    /// For benchmarks, which need volumes far larger than the disk at hand; a backup has no use for it.
-    #[doc(hidden)]
-    pub fn copy_leaf(&mut self, volume: VolumeSlot, leaf: u64, like: u64) -> Result<()> {
-        self.guarded(|me| {
-            me.drain(0)?;
-            let v = &mut me.volumes[volume.0];
-            let first = leaf * rekindle_core::repo::manifest::FAN;
-            let end = first + v.leaves.shape().fan_at(0, leaf) as u64;
-            v.account(ExtentRange { start: first, end })?;
-            v.leaves.copy(leaf, like, &mut me.packs)
-        })
-    }
 
     /// Stores page `index` (1,024 extents) of the usage map; pages not given are kept from the parent.
     pub fn usage_page(&mut self, volume: VolumeSlot, index: u64, payload: &[u8]) -> Result<()> {
