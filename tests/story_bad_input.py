@@ -6,6 +6,7 @@ one case a function, each on a fresh stage; after a refusal the disk in question
 
 import filecmp
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,8 @@ import socket
 import struct
 import sys
 import time
+
+import nbd
 
 from guests import BLOCK, connect, make_image
 from stage import MIB, Process, Rekindle, Stage, expect, need, need_root, run, say, until
@@ -390,6 +393,45 @@ def a_missing_pack(c):
     expect(done.returncode != 0 and packs[0].name in done.stderr, f"{done.returncode}: {done.stderr}")
     shutil.move(c.path / "away", packs[0])
     c.newest_equals(c.image)
+
+
+def a_disk_whose_flush_fails(c):
+    """A FUSE file of nbdkit whose flush fails once told to: the set is `failed`, everybody is told why and what to do, and
+    after the restart it is live again."""
+    need("nbdkit", "nbdfuse")
+    sick, well, fuse = c.path / "sick", c.path / "sick.sock", c.path / "fuse"
+    Process(c.stage, "nbdkit", "nbdkit", "-f", "-U", well, "eval", f"get_size=stat -c %s {c.image}",
+            f"pread=dd if={c.image} iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none", "can_write=exit 0",
+            f"pwrite=dd of={c.image} oflag=seek_bytes conv=notrunc seek=$4 status=none", "can_flush=exit 0",
+            f"flush=[ ! -e {sick} ] || {{ echo EIO sick >&2; exit 1; }}")
+    until(well.exists, "nbdkit")
+    fuse.mkdir()
+    # Undone before nbdfuse is killed, so that nothing is left mounted.
+    Process(c.stage, "nbdfuse", "nbdfuse", fuse / "disk", f"nbd+unix:///?socket={well}")
+    c.stage.undo(lambda: run("fusermount3", "-u", "-z", fuse, check=False))
+    disk = until(lambda: next(iter(fuse.glob("disk")), None), "nbdfuse")
+    server = c.serve(disk)
+    client = connect(c.uri)
+    client.pwrite(b"x" * BLOCK, 0)
+    client.flush()
+    sick.touch()
+    client.pwrite(b"y" * BLOCK, BLOCK)
+    try:
+        client.flush()
+        expect(False, "the failed flush was answered as done")
+    except nbd.Error:
+        pass
+    sick.unlink()  # the disk is well again, and still nothing may be written until it is opened anew
+    status = json.loads(c.rekindle("status", "shop", "--json").stdout)[0]
+    expect(status["state"] == "failed" and status["failure"]["code"] == FAILED, f"status: {status}")
+    expect("flush" in status["failure"]["cause"] and "start" in status["failure"]["cure"], f"status: {status['failure']}")
+    text = c.rekindle("status", "shop").stdout
+    expect("shop  failed" in text and "cure " in text, text)
+    for state in ("live", "online"):
+        c.rekindle.refused("wait", "shop", f"--for={state}", "--timeout", "5s", code=FAILED, says=["failed", "dmesg"])
+    until(lambda: "shop has failed" in server.output(), "the log to say it")
+    server.stop()
+    c.serve(disk).stop()
 
 
 def clients_that_send_garbage(c):

@@ -8,8 +8,6 @@ use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::{Block, ImageFacts};
 use rekindle_io::logfile::LogDir;
 use rekindle_io::{Error, Kind, Result, random};
-use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What is handed over.
@@ -48,30 +46,6 @@ impl LiveVolume {
         LiveState::adopt(&*options.state, adopted)?;
         let options = LiveOptions { adopted: true, extent: None, ..options.clone() };
         LiveVolume::over(device, image, &options)
-    }
-}
-
-/// The image of a device that somebody else opened, seen through a descriptor of its own.
-pub struct ImageAt {
-    file: File,
-    place: String,
-}
-
-impl ImageAt {
-    /// The file or block device at `path`.
-    pub fn open(path: &Path) -> Result<Arc<ImageAt>> {
-        let place = path.display().to_string();
-        let file = File::open(path).map_err(|e| Error::os(place.as_str(), &e))?;
-        Ok(Arc::new(ImageAt { file, place }))
-    }
-}
-
-impl Image for ImageAt {
-    fn facts(&self) -> Result<ImageFacts> {
-        ImageFacts::of(&self.file).map_err(|e| e.at(&self.place))
-    }
-    fn settle(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::os(self.place.as_str(), &e))
     }
 }
 

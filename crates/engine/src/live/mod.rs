@@ -36,7 +36,7 @@ mod explore;
 #[allow(clippy::unwrap_used)] // helpers of tests, beside the tests themselves
 mod tests;
 
-pub use adopt::{Adopted, ImageAt, LiveState};
+pub use adopt::{Adopted, LiveState};
 pub use instant::{FleeceOptions, Hooks, NoHooks};
 pub use set::LiveSet;
 pub use volume::{Image, LiveVolume};

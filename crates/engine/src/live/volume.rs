@@ -21,7 +21,7 @@ use rekindle_io::clock::Clock;
 use rekindle_io::logfile::{LogDir, MemDir};
 use rekindle_io::{Error, Kind, Result, random};
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How long a clean stop waits for running requests.
@@ -35,6 +35,8 @@ pub trait Image: Send + Sync {
     fn facts(&self) -> Result<ImageFacts>;
     /// Makes the times durable; the device was flushed.
     fn settle(&self) -> Result<()>;
+    /// A flush of it failed: it stays failed until it is opened again.
+    fn is_failed(&self) -> bool;
 }
 
 impl Image for FileBlock {
@@ -43,6 +45,9 @@ impl Image for FileBlock {
     }
     fn settle(&self) -> Result<()> {
         self.file().sync_all().map_err(|e| Error::os("image", &e))
+    }
+    fn is_failed(&self) -> bool {
+        FileBlock::is_failed(self)
     }
 }
 
@@ -67,6 +72,8 @@ pub struct LiveVolume {
     /// The tracking turned out to be older than a snapshot of it: the next instant begins a fresh one.
     distrusted: AtomicBool,
     ended: AtomicBool,
+    /// Why the state folder cannot take marks any more: writes into regions it has not noted fail.
+    state_failed: OnceLock<String>,
     checkpointed_ns: AtomicU64,
 }
 
@@ -142,6 +149,7 @@ impl LiveVolume {
             wrote: AtomicBool::new(false),
             distrusted: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            state_failed: OnceLock::new(),
             checkpointed_ns: AtomicU64::new(options.clock.now().as_nanos() as u64),
             state: Mutex::new(State { record, file, pulse }),
         }))
@@ -167,6 +175,13 @@ impl LiveVolume {
     /// Regions of 64 MiB that would be compared after a crash now.
     pub fn active_regions(&self) -> u64 {
         self.tracking.active()
+    }
+    /// Why the guest's writes fail until the volume is opened again; `None` while all is well.
+    pub fn failed(&self) -> Option<String> {
+        if self.image.is_failed() {
+            return Some("a flush of the disk failed, and what it took along is not known".into());
+        }
+        self.state_failed.get().map(|e| format!("its changes cannot be noted: {e}"))
     }
     pub(super) fn inner(&self) -> &Arc<dyn Block> {
         &self.inner
@@ -342,6 +357,11 @@ impl LiveVolume {
             true => Err(Error::new(Kind::Cancelled, "the volume is closed")),
             false => self.tracking.before_write(ranges),
         };
+        if let Err(e) = prepared.as_ref()
+            && e.kind == Kind::Failed
+        {
+            let _ = self.state_failed.set(e.to_string());
+        }
         let cut = self.cut();
         let declines = |r: &Request<'_>| cut.as_deref().is_some_and(|c| self.declines_trim(r, c));
         if prepared.is_ok() && !batch.iter().any(declines) {

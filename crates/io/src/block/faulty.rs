@@ -23,6 +23,10 @@ impl FaultyBlock {
     pub fn reopen(&self) {
         *self.latch.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
+    /// A flush failed and it was not reopened since.
+    pub fn is_failed(&self) -> bool {
+        self.latch().is_failed()
+    }
     fn latch(&self) -> Arc<Latch> {
         self.latch.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -41,13 +41,8 @@ impl Condition {
     }
     /// Whether it is reached. A failed set never will reach anything, nor will one of which only damage is left: errors.
     pub fn met(self, status: &SetStatus) -> Outcome<bool> {
-        if status.state == State::Failed {
-            return Err(Failure::new(
-                Exit::Failed,
-                format!("{} has failed", status.name),
-                "one of its disks failed while it was served",
-                format!("see `rekindle status {}` and the log of process {}", status.name, status.pid),
-            ));
+        if let Some(failure) = &status.failure {
+            return Err(failure.clone().into());
         }
         let reached = self.reached(status);
         match status.restore.as_ref().and_then(|r| r.damage.as_ref()) {
@@ -91,6 +86,7 @@ mod tests {
         SetStatus {
             name: "shop".into(),
             state,
+            failure: None,
             pid: 1,
             since: String::new(),
             volumes: Vec::new(),
@@ -108,7 +104,10 @@ mod tests {
         assert!(!met("complete", State::Online, 1.0) && met("complete", State::Verified, 1.0));
         assert!(!met("verified", State::Complete, 1.0) && met("verified", State::Merging, 1.0));
         assert!(!met("live", State::Verified, 1.0) && met("live", State::Live, 1.0));
-        assert!(Condition::Online.met(&status(State::Failed, 0.0)).is_err());
+        let failure =
+            Failure::new(crate::errors::Exit::Failed, "shop has failed", "its disk", "start it again");
+        let failed = SetStatus { failure: Some(failure.to_json()), ..status(State::Failed, 0.0) };
+        assert_eq!(Condition::Online.met(&failed).unwrap_err(), failure);
         let mut lost = status(State::Online, 0.8);
         let damage = |rest_complete| Some(Damage { bytes: 65536, rest_complete, ..Damage::default() });
         for (rest_complete, usage, codes) in

@@ -3,7 +3,7 @@
 use super::counting::Counting;
 use super::restoring::{holding, move_map};
 use super::{owner, record};
-use crate::errors::{Failure, Outcome};
+use crate::errors::{Exit, Failure, Outcome};
 use rekindle_core::volume::Uuid;
 use rekindle_engine::live::{LiveOptions, LiveSet, LiveVolume};
 use rekindle_engine::usage::{Opened, UsageMap};
@@ -73,6 +73,21 @@ impl Live {
     pub fn tick(&self) {
         let now = self.clock.now();
         self.maps.iter().for_each(|(_, map)| map.served(now));
+    }
+    /// Why it takes no writes any more, once a disk or the state of one failed.
+    pub fn failed(&self) -> Option<Failure> {
+        let why = |v: &Arc<LiveVolume>| Some((v.identity().name, v.failed()?));
+        let (volume, why) = self.set.volumes().iter().find_map(why)?;
+        let name = self.set.name();
+        Some(Failure::new(
+            Exit::Failed,
+            format!("{name} has failed"),
+            format!("{volume}: {why}; its writes fail from then on"),
+            format!(
+                "stop what writes to it, look at the kernel's messages (`dmesg`), then start the process that serves {name} \
+                 again; if the disk is lost, restore: rekindle restore {name}@latest"
+            ),
+        ))
     }
     /// Everything durable, the clean stop recorded. Failures cost comparisons at the next backup, and are said.
     pub fn close(&self) -> Vec<String> {

@@ -5,7 +5,7 @@
 //! durable, locks let go last, so that whoever takes over finds everything at rest.
 
 use super::backup;
-use super::control::{ControlServer, State};
+use super::control::{ControlServer, Message, State};
 use super::exports::{Exports, GRACE};
 use super::notify;
 use super::set::OwnedSet;
@@ -126,7 +126,7 @@ impl Process {
         // A restore that is complete already when it is resumed is online all the same.
         let state = if set.state() == State::Live { State::Live } else { State::Online };
         if self.shared.out.json {
-            return self.shared.out.message(&event(&set.name, state, after, uris));
+            return self.shared.out.message(&Message::Event(event(&set.name, state, after, uris)));
         }
         let after = after.map_or(String::new(), |d| format!("{}  ", words::duration(d)));
         for uri in uris {

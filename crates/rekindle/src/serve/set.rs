@@ -170,8 +170,16 @@ impl OwnedSet {
     /// Where it stands.
     pub fn state(&self) -> State {
         match self.body() {
+            Body::Live(live) if live.failed().is_some() => State::Failed,
             Body::Live(_) => State::Live,
             Body::Restoring(r) => r.state(),
+        }
+    }
+    /// Why it failed and what to do, if it has.
+    pub fn failed(&self) -> Option<Failure> {
+        match self.body() {
+            Body::Live(live) => live.failed(),
+            Body::Restoring(r) => r.failed(),
         }
     }
     /// Everything about it; `served` tells URI and clients of an export.
@@ -192,6 +200,7 @@ impl OwnedSet {
         SetStatus {
             name: self.name.clone(),
             state: self.state(),
+            failure: self.failed().map(|f| f.to_json()),
             pid: std::process::id(),
             since: words::rfc3339(self.since_ns),
             volumes: self.volumes.iter().map(volume).collect(),

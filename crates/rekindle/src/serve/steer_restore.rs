@@ -159,13 +159,13 @@ impl Steering {
 }
 
 /// An event of a set, now.
-pub fn event(name: &str, state: State, elapsed: Option<Duration>, uris: Vec<String>) -> Message {
-    Message::Event(Event {
+pub fn event(name: &str, state: State, elapsed: Option<Duration>, uris: Vec<String>) -> Event {
+    Event {
         time: words::rfc3339(SystemClock::new().wall_ns()),
         name: name.into(),
         event: state.word().into(),
         text: format!("{name} is {}", state.word()),
         elapsed_s: elapsed.map(|d| d.as_secs_f64()),
         uris,
-    })
+    }
 }

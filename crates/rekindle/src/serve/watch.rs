@@ -1,6 +1,6 @@
 //! What the process says by itself while it serves: how filling goes, and each state a restore reaches.
 
-use super::control::State;
+use super::control::{Message, State};
 use super::steer_restore::event;
 use super::steering::Shared;
 use crate::progress::Shown;
@@ -21,9 +21,16 @@ impl Watch {
             let before = self.states.insert(set.name.clone(), state);
             let shown =
                 self.shown.entry(set.name.clone()).or_insert_with(|| Shown::new(shared.out, &set.name));
-            if before.is_some_and(|b| b != state) && state != State::Opening {
+            // A disk may fail before the first look.
+            if before.map_or(state == State::Failed, |b| b != state) && state != State::Opening {
                 shown.clear();
-                let told = event(&set.name, state, None, Vec::new());
+                let mut told = event(&set.name, state, None, Vec::new());
+                if let Some(f) = set.failed().filter(|_| state == State::Failed) {
+                    let text = format!("{}: {}; {}", f.error, f.cause, f.cure);
+                    tracing::error!(set = set.name, "{text}");
+                    told.text = text;
+                }
+                let told = Message::Event(told);
                 shared.out.message(&told);
                 shared.out.announce(format!("{:<9} {}", state.word(), set.name));
             }

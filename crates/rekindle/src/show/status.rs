@@ -31,6 +31,10 @@ pub fn table(sets: &[SetStatus], now: SystemTime) -> Vec<String> {
 pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
     let damaged = if damage(s).is_some() { ", damaged" } else { "" };
     let mut lines = vec![format!("{}  {}{damaged}", s.name, s.state.word())];
+    if let Some(f) = &s.failure {
+        lines.push(format!("failed    {}", f.cause));
+        lines.push(format!("cure      {}", f.cure));
+    }
     lines.push(format!("served    by process {} since {}", s.pid, relative(&s.since, now)));
     let mut t = Table::new(&["VOLUME", ">SIZE", ">EXTENT", ">CLIENTS", "DISK", "URI"]);
     for v in &s.volumes {
@@ -125,6 +129,7 @@ mod tests {
         SetStatus {
             name: "shop".into(),
             state: State::Online,
+            failure: None,
             pid: 77,
             since: "2025-11-21T14:02:37Z".into(),
             volumes: vec![VolumeStatus {
@@ -172,6 +177,16 @@ mod tests {
                 "db    live    412 GiB        all       -        2  -                 -",
             ]
         );
+    }
+
+    #[test]
+    fn a_failed_set_says_why_and_what_to_do() {
+        let failure =
+            crate::errors::Failure::new(crate::errors::Exit::Failed, "failed", "its disk", "restore it");
+        let failed = SetStatus { state: State::Failed, failure: Some(failure.to_json()), ..shop() };
+        assert!(table(std::slice::from_ref(&failed), now())[1].starts_with("shop  failed "));
+        let lines = full(&failed, now());
+        assert_eq!(lines[..3], ["shop  failed", "failed    its disk", "cure      restore it"]);
     }
 
     #[test]

@@ -37,6 +37,9 @@ impl crate::live::Image for MemImage {
     fn settle(&self) -> Result<()> {
         Ok(())
     }
+    fn is_failed(&self) -> bool {
+        false
+    }
 }
 
 #[test]
@@ -170,6 +173,26 @@ fn a_grown_image_is_compared_a_shrunk_one_refused() {
     let e = reopen(SIZE - EXTENT, false).map(drop).unwrap_err();
     assert!(e.kind == Kind::Invalid && e.what.contains("cut short"), "{e}");
     assert_eq!(reopen(SIZE - EXTENT, true).unwrap().1.info().size, SIZE - EXTENT);
+}
+
+#[test]
+fn a_failed_disk_or_state_folder_is_said_until_reopened() {
+    let m = Machine::new();
+    let (v, set) = m.open().unwrap();
+    v.write_at(0, &[1; 512]).unwrap();
+    v.flush().unwrap();
+    assert_eq!(v.failed(), None);
+    m.plan.fail_next(FaultOp::Sync, Kind::Failed);
+    v.flush().unwrap_err();
+    assert!(v.failed().unwrap().contains("a flush of the disk failed"));
+    assert_eq!(v.write_at(0, &[2; 512]).unwrap_err().kind, Kind::Failed);
+    drop((v, set));
+    let (v, _set) = m.open().unwrap();
+    assert_eq!(v.failed(), None);
+    // The first write into a region is noted first.
+    m.plan.fail_next(FaultOp::Write, Kind::Failed);
+    v.write_at(40 * EXTENT, &[3; 512]).unwrap_err();
+    assert!(v.failed().unwrap().contains("cannot be noted"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::backup::{Changed, SetInstant};
 use crate::live::{FleeceOptions, Image, LiveOptions, LiveSet, LiveVolume, NoHooks};
 use rekindle_core::volume::{ExtentBytes, Generation, Uuid};
-use rekindle_io::block::{Block, BlockExt, FaultyBlock, ImageFacts, MemBlock};
+use rekindle_io::block::{BlockExt, FaultyBlock, ImageFacts, MemBlock};
 use rekindle_io::clock::ManualClock;
 use rekindle_io::fault::{Crash, FaultPlan};
 use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
@@ -19,6 +19,7 @@ pub struct Facts {
     pub facts: Mutex<ImageFacts>,
     pub clock: Arc<ManualClock>,
     plan: Arc<FaultPlan>,
+    device: Mutex<Option<Arc<FaultyBlock>>>,
 }
 
 impl Image for Facts {
@@ -27,6 +28,9 @@ impl Image for Facts {
     }
     fn settle(&self) -> Result<()> {
         if self.plan.is_dead() { Err(Error::new(Kind::Cancelled, "the machine died here")) } else { Ok(()) }
+    }
+    fn is_failed(&self) -> bool {
+        self.device.lock().unwrap().as_ref().is_some_and(|d| d.is_failed())
     }
 }
 
@@ -50,7 +54,8 @@ impl Machine {
         clock: Arc<ManualClock>,
     ) -> Machine {
         let plan = Arc::new(FaultPlan::new());
-        let facts = Arc::new(Facts { facts: Mutex::new(facts), clock, plan: plan.clone() });
+        let facts =
+            Arc::new(Facts { facts: Mutex::new(facts), clock, plan: plan.clone(), device: Mutex::default() });
         Machine { disk, state, plan, facts }
     }
     /// The machine after it went down and came back.
@@ -70,7 +75,8 @@ impl Machine {
         self.open_with(&self.options())
     }
     pub fn open_with(&self, options: &LiveOptions) -> Result<(Arc<LiveVolume>, LiveSet)> {
-        let disk: Arc<dyn Block> = FaultyBlock::new(self.disk.clone(), self.plan.clone());
+        let disk = FaultyBlock::new(self.disk.clone(), self.plan.clone());
+        *self.facts.device.lock().unwrap() = Some(disk.clone());
         let v = LiveVolume::over(disk, self.facts.clone(), options)?;
         let set = LiveSet::new("vm", vec![v.clone()]);
         Ok((v, set))

@@ -73,7 +73,7 @@ pub struct Event {
     pub time: String,
     /// The set.
     pub name: String,
-    /// `opening`, `online`, `complete`, `verified`, `live`, `stalled`, `paused`, `resumed`, `warning`, `stopping`.
+    /// `opening`, `online`, `complete`, `verified`, `live`, `stalled`, `paused`, `failed`.
     pub event: String,
     /// In words.
     pub text: String,

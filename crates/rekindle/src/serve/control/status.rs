@@ -1,6 +1,7 @@
 //! How a set that is alive stands: one vocabulary in `status`, JSON and messages.
 
 use super::{BackupSummary, Progress};
+use crate::errors::ExitError;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ pub enum State {
     Stalled,
     /// Online, and filling is paused.
     Paused,
-    /// A device failed; see the events.
+    /// A disk failed: nothing more is written until it is served anew; `failure` says why.
     Failed,
 }
 
@@ -52,6 +53,9 @@ pub struct SetStatus {
     pub name: String,
     /// Where it stands.
     pub state: State,
+    /// Why it failed and what to do; the code is that of a `wait`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ExitError>,
     /// The process that serves it.
     pub pid: u32,
     /// When that process opened it; RFC 3339, UTC.
