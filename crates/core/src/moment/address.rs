@@ -69,6 +69,9 @@ pub enum AddressError {
         "`{0}` is not a name: a name is a letter or digit, then letters, digits, `.`, `_` or `-`, at most 64 in all (a path begins with / or ./)"
     )]
     Name(String),
+    /// `latest` as a name.
+    #[error("`latest` is no name but a moment: write NAME@latest")]
+    Reserved,
     /// The moment part.
     #[error(
         "`@{0}` is not a moment: use @latest, @-5m, @14:03:07, @2026-11-20T14:03:07Z, a snapshot id of 8 hex digits or more, or a marker"
@@ -144,6 +147,9 @@ impl FromStr for Named {
 
 /// Checks the name of a set, restore or volume.
 pub fn check_name(name: &str) -> Result<String, AddressError> {
+    if name == "latest" {
+        return Err(AddressError::Reserved);
+    }
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
     if first && rest && name.len() <= 64 {
@@ -244,8 +250,7 @@ impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             When::Latest => f.write_str("latest"),
-            When::Ago(d) if d.subsec_millis() > 0 => write!(f, "-{}ms", d.as_millis()),
-            When::Ago(d) => write!(f, "-{}s", d.as_secs()),
+            When::Ago(d) => write!(f, "-{}", ago(*d)),
             When::Clock { hour, minute, second, nanos: 0 } => write!(f, "{hour:02}:{minute:02}:{second:02}"),
             When::Clock { hour, minute, second, nanos } => {
                 write!(f, "{hour:02}:{minute:02}:{second:02}.{nanos:09}")
@@ -254,6 +259,18 @@ impl fmt::Display for When {
             When::Seq(n) => write!(f, "seq:{n}"),
         }
     }
+}
+/// As people type it: `5m`, `1h30m`, `2d`.
+fn ago(d: Duration) -> String {
+    let mut rest = u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    for (unit, ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if rest >= ms {
+            text.push_str(&format!("{}{unit}", rest / ms));
+            rest %= ms;
+        }
+    }
+    if text.is_empty() { "0s".into() } else { text }
 }
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -304,6 +321,9 @@ mod tests {
     #[test]
     fn moments() {
         assert_eq!(when("-5m"), When::Ago(Duration::from_secs(300)));
+        for t in ["-5m", "-300ms", "-1h30m", "-2d", "-0s"] {
+            assert_eq!(when(t).to_string(), t);
+        }
         assert_eq!(when("14:03"), When::Clock { hour: 14, minute: 3, second: 0, nanos: 0 });
         assert_eq!(when("14:03:07.25"), When::Clock { hour: 14, minute: 3, second: 7, nanos: 250_000_000 });
         for t in ["2026-11-20", "2026-11-20T14:03", "2026-11-20T14:03:07Z", "2026-11-20T14:03:07.5+01:00"] {
@@ -319,6 +339,7 @@ mod tests {
     fn what_cannot_be_is_said_precisely() {
         let error = |text: &str| text.parse::<Address>().unwrap_err();
         assert_eq!(error("shop@3f9c"), AddressError::ShortId("3f9c".into()));
+        assert_eq!(error("latest"), AddressError::Reserved);
         assert_eq!(error("shop~7@latest"), AddressError::Branch("shop~7".into()));
         let e = error("rbd:vms/db@nightly").to_string();
         assert_eq!(
