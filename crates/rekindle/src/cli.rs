@@ -50,6 +50,9 @@ pub enum Verb {
     /// The ranges that differ between two moments
     Diff(DiffArgs),
     /// Open a moment: a plain copy with `--to` alone; with `--listen`, online at once, then filling, hottest first
+    ///
+    /// Interrupted, an online restore is taken up by the same command, or by `serve` of the same disks. What was asked at
+    /// first (--online-at, --order, --limit, --no-verify) still holds then, unless it is asked for anew.
     Restore(Box<RestoreArgs>),
     /// Stop filling; what the guest needs still comes
     Pause(NameArgs),
@@ -261,10 +264,10 @@ pub struct RestoreArgs {
     /// The export appears at usage=90%, extents=N, bytes=N or time=30s (repeat: the first wins) [default: at once]
     #[arg(long, value_name = "RULE", requires = "listen")]
     pub online_at: Vec<String>,
-    /// What to fill first
-    #[arg(long, value_enum, default_value_t = OrderArg::Auto, requires = "listen")]
-    pub order: OrderArg,
-    /// Background work takes at most this much: 200MiB/s
+    /// What to fill first [default: auto]
+    #[arg(long, value_enum, requires = "listen")]
+    pub order: Option<OrderArg>,
+    /// Background work takes at most this much: 200MiB/s; `none` lifts a limit that was asked for before
     #[arg(long, value_name = "RATE")]
     pub limit: Option<String>,
     /// Do not read back and compare what was written

@@ -5,6 +5,7 @@
 //! State in memory would be lost with the power while disks refer to it, so a tmpfs is refused there.
 
 use crate::errors::{Failure, Outcome};
+use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -103,6 +104,16 @@ pub fn refuse_volatile(dir: &Path) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// Replaces a small file of ours atomically and durably.
+pub fn replace(dir: &Path, name: &str, text: &[u8]) -> std::io::Result<()> {
+    let fresh = dir.join(format!("{name}.new"));
+    let mut file = std::fs::File::create(&fresh)?;
+    file.write_all(text)?;
+    file.sync_data()?;
+    std::fs::rename(&fresh, dir.join(name))?;
+    std::fs::File::open(dir)?.sync_all()
 }
 
 /// A path from the environment; empty counts as absent.

@@ -16,6 +16,11 @@ pub fn rate(text: &str) -> Outcome<u64> {
     parse_rate(text).map_err(|e| wrong(text, &e))
 }
 
+/// A limit: a rate, or `none`.
+pub fn limit(text: &str) -> Outcome<Option<u64>> {
+    if text == "none" { Ok(None) } else { rate(text).map(Some) }
+}
+
 /// A duration: `500ms`, `30s`, `5m`, `2h`.
 pub fn duration(text: &str) -> Outcome<Duration> {
     parse_duration(text).map_err(|e| wrong(text, &e))

@@ -124,7 +124,7 @@ fn killed_and_interrupted_it_goes_on_where_it_was() {
     assert_eq!(r.end(), 130, "{}", r.said());
     assert!(r.said().contains("the same command goes on"));
 
-    let mut r = restore(&s, &[]);
+    let mut r = restore(&s, &["--limit", "none"]);
     r.says("nbd+unix");
     s.ok(&["cutover", "db"]);
     assert!(whole(&mut client(&s, "db")) == bytes);
@@ -144,10 +144,62 @@ fn serve_goes_on_with_an_interrupted_restore() {
     let mut serve = s.start(&["serve", "db", "./new.raw", "--listen", &format!("unix:{}", s.text("n.sock"))]);
     serve.says("nbd+unix");
     assert!(whole(&mut client(&s, "db")) == bytes);
+    s.ok(&["tune", "db", "--limit", "none"]);
     s.ok(&["cutover", "db"]);
     serve.signal(libc::SIGTERM);
     assert_eq!(serve.end(), 0, "{}", serve.said());
     assert!(read(s.path("new.raw")) == bytes);
+}
+
+/// Goes away as in a crash.
+fn killed(mut r: Running) {
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+}
+
+#[test]
+fn what_was_asked_first_is_asked_by_whoever_goes_on() {
+    let s = Sandbox::new();
+    let bytes = lost(&s);
+    let asked = |r: &mut Running, what: &str| {
+        r.says(&format!("that was interrupted ({what})"));
+        // It answers a moment after it has said so.
+        let answers = || s.json(&["status"]).as_array().unwrap().first().cloned();
+        let begun = std::time::Instant::now();
+        let status = loop {
+            if let Some(status) = answers() {
+                break status;
+            }
+            assert!(begun.elapsed().as_secs() < 20, "nobody answers");
+        };
+        assert_eq!(status["restore"]["asked"], what);
+        status["state"].as_str().unwrap().to_string()
+    };
+    let r = restore(&s, &["--online-at", "usage=100%", "--order", "linear", "--limit", "1kB/s"]);
+    s.fails(124, &["wait", "db", "--for=online", "--timeout", "300ms"]);
+    killed(r);
+    let all = "online at usage=100%, order linear, at most 1 kB/s";
+    let mut r = restore(&s, &[]);
+    assert_eq!(asked(&mut r, all), "opening");
+    killed(r);
+    let mut r = s.start(&["serve", "db", "./new.raw", "--listen", &format!("unix:{}", s.text("n.sock"))]);
+    assert_eq!(asked(&mut r, all), "opening");
+    // Steered, it is remembered too; once it was online it comes back at once.
+    s.ok(&["tune", "db", "--online-now", "--limit", "2kB/s"]);
+    r.says("nbd+unix");
+    let kept = s.path("new.raw.rekindle/wishes.json");
+    let begun = std::time::Instant::now();
+    while String::from_utf8(read(&kept)).unwrap().contains("usage=100%") {
+        assert!(begun.elapsed().as_secs() < 20, "the threshold is not forgotten");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    killed(r);
+    let mut r = restore(&s, &["--order", "score"]);
+    assert_eq!(asked(&mut r, "order score, at most 2 kB/s"), "online");
+    s.ok(&["tune", "db", "--limit", "none"]);
+    s.ok(&["cutover", "db"]);
+    assert!(!s.path("new.raw.rekindle").exists(), "nothing of the restore is left");
+    assert!(whole(&mut client(&s, "db")) == bytes);
 }
 
 #[test]

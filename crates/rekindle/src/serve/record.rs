@@ -6,8 +6,6 @@
 use crate::errors::{Failure, Outcome};
 use crate::places;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The disks of a set.
@@ -51,15 +49,8 @@ pub fn remember(set: &str, volumes: &[(String, PathBuf)]) -> Outcome {
         return Ok(());
     }
     let text = serde_json::to_vec_pretty(&record).expect("our types are always JSON");
-    let (fresh, path) = (dir.join("set.json.new"), dir.join("set.json"));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&fresh)?;
-        file.write_all(&text)?;
-        file.sync_data()?;
-        std::fs::rename(&fresh, &path)?;
-        File::open(&dir)?.sync_all()
-    };
-    write().map_err(|e| Failure::system(format!("cannot write {}", path.display()), &e))
+    places::replace(&dir, "set.json", &text)
+        .map_err(|e| Failure::system(format!("cannot write {}", dir.join("set.json").display()), &e))
 }
 
 /// What was remembered, if anything. A record that cannot be read is as good as none, and is said to be so.

@@ -35,6 +35,7 @@ impl Steering {
                 None => format!("background work of {} is not limited", r.name),
             });
             r.with_fill(move |fill| fill.set_limit(limit));
+            r.wish(|w| w.limit = limit);
         }
         if let Some(weight) = tune.weight {
             let volumes = r.volumes.len();

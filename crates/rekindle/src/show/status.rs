@@ -76,6 +76,9 @@ fn restore(s: &SetStatus) -> Vec<String> {
         format!("log       {} of {}", words::bytes(r.log_bytes), words::bytes(r.log_limit_bytes)),
         format!("state     {} (part of the volume until settled)", r.state_place),
     ];
+    if !r.asked.is_empty() {
+        lines.push(format!("asked     {}", r.asked));
+    }
     if !r.waiting.is_empty() {
         lines.push(format!("waiting   {}", r.waiting));
     }

@@ -17,6 +17,7 @@ use crate::serve::restoring::{self, Found, Restoring, StatePlace, Wishes};
 use crate::serve::schedule::Schedule;
 use crate::serve::set::OwnedSet;
 use crate::signals::Asked;
+use crate::verbs::restore::going_on;
 use crate::{names, places};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -137,7 +138,7 @@ fn open(plan: &SetPlan, access: Option<&Access>, out: Out) -> Outcome<OwnedSet> 
     if let Some((place, found)) = restoring::find(&plan.name, &plan.disks)? {
         if !found.is_live() {
             let restoring = resume(plan, access, place, &found, begun)?;
-            out.note(format!("going on with the restore of {} that was interrupted", plan.name));
+            out.note(going_on(&plan.name, &restoring.wishes()));
             return Ok(OwnedSet::restoring(restoring, lock, backups));
         }
         // Settled, and the process died before it removed this: void.
@@ -164,7 +165,7 @@ fn resume(
     let own = Access { place: found.app.repository.clone(), source: source(&RepoArgs::default())? };
     let configured = access.filter(|a| a.place == own.place);
     let repository = configured.unwrap_or(&own).open()?;
-    let wishes = Wishes { no_verify: found.app.no_verify, ..Wishes::default() };
+    let wishes = Wishes::kept(&place);
     let restoring = restoring::resume(place, found, repository, wishes, begun)?;
     restoring.start()?;
     Ok(restoring)

@@ -13,11 +13,7 @@ const RANGES_MAX: usize = 4096;
 
 /// Checks everything first, then asks the owner.
 pub fn run(args: &TuneArgs, out: Out) -> Outcome<u8> {
-    let limit = match args.limit.as_deref() {
-        None => None,
-        Some("none") => Some(0),
-        Some(text) => Some(units::rate(text)?),
-    };
+    let limit = args.limit.as_deref().map(units::limit).transpose()?.map(|l| l.unwrap_or(0));
     let mut first = Vec::new();
     for word in &args.first {
         first.extend(ranges(word)?);

@@ -110,6 +110,9 @@ pub struct RestoreStatus {
     pub log_limit_bytes: u64,
     /// Seconds from start to online, once online.
     pub online_after_s: Option<f64>,
+    /// What was asked of it besides the usual (threshold, order, limit), in words; empty when nothing was.
+    #[serde(default)]
+    pub asked: String,
     /// What is being waited for, in words; empty when nothing is.
     pub waiting: String,
     /// What the repository cannot give because it is damaged.

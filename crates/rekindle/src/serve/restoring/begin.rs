@@ -21,7 +21,7 @@ use rekindle_io::holder::Holder;
 use rekindle_io::logfile::{LogDir, RealDir};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 /// A destination that consent was given for.
@@ -77,8 +77,8 @@ pub fn begin(b: Begin) -> Outcome<Arc<Restoring>> {
         snapshot: b.snapshot.info().commit.snapshot.to_string(),
         source_volumes: b.dests.iter().map(|d| d.record.name.clone()).collect(),
         made: b.dests.iter().filter(|d| d.made).map(|d| d.path.clone()).collect(),
-        no_verify: b.wishes.no_verify,
     };
+    b.wishes.keep(&b.state);
     let made = create(&b, &dir, &app, &cannot);
     if made.is_err() {
         let now = SystemClock::new().wall_ns();
@@ -211,6 +211,7 @@ pub fn resume(
     });
     let set = set.map_err(|e| refused.take().unwrap_or_else(|| Failure::io(&cannot, &e)))?;
     let app = found.app.clone();
+    wishes.keep(&state);
     Ok(assemble(name, set, volumes, state, dir, repository, snapshot, app, wishes, begun))
 }
 
@@ -239,7 +240,7 @@ fn assemble(
         repository,
         snapshot,
         app,
-        wishes,
+        wishes: Mutex::new(wishes),
         begun,
         online_after: OnceLock::new(),
         fill: OnceLock::new(),

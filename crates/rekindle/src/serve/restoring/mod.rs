@@ -7,15 +7,15 @@ mod settle;
 mod state;
 mod status;
 mod upkeep;
+mod wishes;
 
 pub use begin::{Begin, NewDest, begin, resume};
 pub use settle::{discard_at_rest, move_map, remove_state};
 pub use state::{App, Found, StatePlace, find, holding};
+pub use wishes::{Asked, Wishes};
 
 use super::counting::Counting;
 use crate::errors::{Failure, Outcome};
-use rekindle_core::hydrate::Threshold;
-use rekindle_core::usage::Order;
 use rekindle_core::volume::Uuid;
 use rekindle_engine::repository::{Repository, Snapshot};
 use rekindle_engine::restore::{Fill, RestoreSet};
@@ -27,19 +27,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// What can be chosen for a restore, and again when it is resumed.
-#[derive(Clone, Debug, Default)]
-pub struct Wishes {
-    /// Online at the first of these; none: at once.
-    pub online_at: Vec<Threshold>,
-    /// What to fill first.
-    pub order: Order,
-    /// Bytes per second of background work.
-    pub limit: Option<u64>,
-    /// Do not read back and compare.
-    pub no_verify: bool,
-}
 
 /// One volume of it.
 pub struct RestoringVolume {
@@ -72,7 +59,7 @@ pub struct Restoring {
     repository: Repository,
     snapshot: Snapshot,
     app: App,
-    wishes: Wishes,
+    wishes: Mutex<Wishes>,
     begun: Instant,
     online_after: OnceLock<Duration>,
     fill: OnceLock<Arc<Fill>>,
@@ -114,6 +101,19 @@ impl Restoring {
             None => early.push(Box::new(act)),
         }
     }
+    /// What is asked of it now.
+    pub fn wishes(&self) -> Wishes {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Something else is asked of it, by whoever goes on with it too.
+    pub fn wish(&self, change: impl FnOnce(&mut Wishes)) {
+        let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut wishes);
+        // Its folder is gone once it is settled.
+        if !self.stop.load(std::sync::atomic::Ordering::Acquire) {
+            wishes.keep(&self.state);
+        }
+    }
     /// Lets go of everything; what is acknowledged is durable then, and the same command goes on.
     pub fn close(&self) -> Vec<String> {
         self.end_threads();
@@ -148,7 +148,7 @@ impl Restoring {
     }
     /// Starts threads of mover, log and fetches, then usage, fill and verification behind.
     pub fn start(self: &Arc<Self>) -> Outcome {
-        if self.wishes.online_at.is_empty() {
+        if self.wishes().online_at.is_empty() {
             self.set.set_online();
         }
         self.set.start(upkeep::FETCHERS).map_err(|e| self.cannot("restore", &e))?;

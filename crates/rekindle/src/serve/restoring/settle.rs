@@ -20,7 +20,7 @@ impl Restoring {
     pub fn is_ready(&self, no_verify: bool) -> bool {
         let status = self.set.status().state;
         use rekindle_engine::restore::RestoreState::{Complete, Verified};
-        status == Verified || (status == Complete && (no_verify || self.wishes.no_verify))
+        status == Verified || (status == Complete && (no_verify || self.wishes().no_verify))
     }
     /// Hands the set over: from now on it is live. The hold ends, the state is removed.
     pub fn cut_over(&self, no_verify: bool) -> Outcome<(Arc<Live>, CutoverSummary)> {
@@ -28,7 +28,7 @@ impl Restoring {
             fill.stop();
         }
         let adopting = Adopting { restoring: self, made: Mutex::default() };
-        let done = self.set.hand_over(&adopting, no_verify || self.wishes.no_verify);
+        let done = self.set.hand_over(&adopting, no_verify || self.wishes().no_verify);
         let done = done.map_err(|e| self.cannot("settle", &e))?;
         let volumes = adopting.made.into_inner().unwrap_or_else(PoisonError::into_inner);
         let live = Arc::new(Live::of(&self.name, volumes, self.maps())?);

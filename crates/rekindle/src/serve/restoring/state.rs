@@ -35,8 +35,6 @@ pub struct App {
     pub source_volumes: Vec<String>,
     /// Destination files this restore made; thrown away with it.
     pub made: Vec<PathBuf>,
-    /// Not to be verified.
-    pub no_verify: bool,
 }
 
 /// A restore that a folder holds.
@@ -78,6 +76,7 @@ impl StatePlace {
     }
     /// Removes it and the pointers to it, once the engine has cleared its files.
     pub fn remove(&self, destinations: &[PathBuf]) {
+        super::Wishes::forget(self);
         let _ = std::fs::remove_dir(&self.path);
         for dir in destinations.iter().map(|d| beside(d)).filter(|d| *d != self.path) {
             let _ = std::fs::remove_file(dir.join(POINTER));

@@ -55,6 +55,7 @@ impl Restoring {
             log_bytes: s.log_bytes.0,
             log_limit_bytes: s.log_bytes.1,
             online_after_s: self.online_after.get().map(|d| d.as_secs_f64()),
+            asked: self.wishes().words(),
             waiting: self.waiting(&s, fill.as_ref()),
             damage: self.damage(),
             state_place: self.state.path.display().to_string(),
@@ -104,7 +105,7 @@ impl Restoring {
         };
         match self.state() {
             State::Live | State::Verified => None,
-            State::Complete if self.wishes.no_verify => None,
+            State::Complete if self.wishes().no_verify => None,
             State::Complete => Some(progress("verifying", self.verified_bytes.load(Relaxed))),
             _ => {
                 let status = self.status();

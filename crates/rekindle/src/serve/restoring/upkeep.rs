@@ -37,7 +37,11 @@ impl Restoring {
         self.begin_fill(volumes);
         let mut verifier = Verifier::default();
         while !self.stop.load(Acquire) {
-            if self.wishes.no_verify || !self.set.is_complete() {
+            // After a crash the guest is there already: it must not wait for a threshold a second time.
+            if self.set.is_online() && !self.wishes().online_at.is_empty() {
+                self.wish(|w| w.online_at.clear());
+            }
+            if self.wishes().no_verify || !self.set.is_complete() {
                 std::thread::sleep(PACE);
                 continue;
             }
@@ -64,8 +68,8 @@ impl Restoring {
         let space = FreeSpace { free: Arc::new(move || dir.free_bytes()), floor: SPACE_FLOOR };
         let options = FillOptions {
             volumes,
-            online: Online::new(self.wishes.online_at.clone()),
-            limit: self.wishes.limit,
+            online: Online::new(self.wishes().online_at),
+            limit: self.wishes().limit,
             space: vec![space],
             elapsed_before: Duration::ZERO,
         };
@@ -81,7 +85,7 @@ impl Restoring {
     }
     /// Usage and hot list of one volume. Whatever goes wrong costs speed and is said.
     fn volume(&self, i: usize) -> FillVolume {
-        let linear = self.wishes.order == Order::Linear;
+        let linear = self.wishes().order == Order::Linear;
         let usual = FillVolume { linear, ..FillVolume::default() };
         let map = match self.open_map(i) {
             Ok(map) => map,
@@ -129,7 +133,7 @@ impl Restoring {
     }
     /// Extents in restore order, with their weights.
     fn hot(&self, i: usize, map: &UsageMap) -> rekindle_io::Result<Vec<(u64, u8)>> {
-        let stored = match (self.wishes.order, self.source(i)) {
+        let stored = match (self.wishes().order, self.source(i)) {
             (Order::Auto, Some(source)) => {
                 StoredUsage::new(&self.snapshot, source).hot_list().unwrap_or_else(|e| {
                     tracing::warn!("the hot list of {} is not used: {e}", self.volumes[i].name);
@@ -139,7 +143,7 @@ impl Restoring {
             _ => Vec::new(),
         };
         let order =
-            if stored.is_empty() { map.hot_list(self.wishes.order, &[], Ranker::LIMIT)? } else { stored };
+            if stored.is_empty() { map.hot_list(self.wishes().order, &[], Ranker::LIMIT)? } else { stored };
         let mut weights: HashMap<u64, u8> = order.iter().map(|e| (*e, 0)).collect();
         map.visit(&mut |extent, facts| {
             if let Some(w) = weights.get_mut(&extent) {

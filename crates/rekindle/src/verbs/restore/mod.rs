@@ -8,6 +8,7 @@ use crate::cli::RestoreArgs;
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::{moments, names};
+pub use online::going_on;
 pub use plan::Plan;
 use plan::{Target, Targets};
 use std::path::Path;

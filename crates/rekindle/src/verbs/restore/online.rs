@@ -12,9 +12,9 @@ use crate::serve::listen;
 use crate::serve::owner::OwnerLock;
 use crate::serve::process::Process;
 use crate::serve::record;
-use crate::serve::restoring::{self, Begin, Found, NewDest, Restoring, StatePlace, Wishes};
+use crate::serve::restoring::{self, Asked, Begin, Found, NewDest, Restoring, StatePlace, Wishes};
 use crate::serve::set::OwnedSet;
-use crate::signals::Asked;
+use crate::signals::Asked as Signals;
 use crate::{names, units};
 use rekindle_core::usage::Order;
 use rekindle_export::nbd::Listen;
@@ -26,7 +26,7 @@ use std::time::Instant;
 struct Ask {
     name: String,
     renamed: bool,
-    wishes: Wishes,
+    asked: Asked,
     listen: Vec<Listen>,
     access: Access,
     begun: Instant,
@@ -37,13 +37,13 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     let ask = Ask {
         name: set.into(),
         renamed: args.named.is_some(),
-        wishes: wishes(args)?,
+        asked: asked(args)?,
         listen: listen::addresses(&args.listen, set)?,
         access: Access::needed(&args.repo)?,
         begun: Instant::now(),
     };
     // Before any thread: they inherit the signal mask.
-    let asked = Asked::listen()?;
+    let asked = Signals::listen()?;
     let paths = destinations(args)?;
     let lock = OwnerLock::take(set, "restore", &paths)?;
     let restoring = match unfinished(set, &paths)? {
@@ -62,18 +62,18 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     process.serve(&mut |_| ())
 }
 
-fn wishes(args: &RestoreArgs) -> Outcome<Wishes> {
-    Ok(Wishes {
+fn asked(args: &RestoreArgs) -> Outcome<Asked> {
+    Ok(Asked {
         online_at: args.online_at.iter().map(|t| units::threshold(t)).collect::<Outcome<_>>()?,
-        order: match args.order {
+        order: args.order.map(|order| match order {
             OrderArg::Auto => Order::Auto,
             OrderArg::Trace => Order::Trace,
             OrderArg::Score => Order::Score,
             OrderArg::Rate => Order::Rate,
             OrderArg::Count => Order::Count,
             OrderArg::Linear => Order::Linear,
-        },
-        limit: args.limit.as_deref().map(units::rate).transpose()?,
+        }),
+        limit: args.limit.as_deref().map(units::limit).transpose()?,
         no_verify: args.no_verify,
     })
 }
@@ -113,8 +113,16 @@ fn resume(
     }
     let repository = ask.access.open()?;
     same_moment(args, &repository, found)?;
-    out.note(format!("going on with the restore of {} that was interrupted", ask.name));
-    restoring::resume(place, found, repository, ask.wishes.clone(), ask.begun)
+    let wishes = ask.asked.over(Wishes::kept(&place));
+    out.note(going_on(&ask.name, &wishes));
+    restoring::resume(place, found, repository, wishes, ask.begun)
+}
+
+/// Said when an interrupted restore is taken up.
+pub fn going_on(name: &str, wishes: &Wishes) -> String {
+    let asked = wishes.words();
+    let asked = if asked.is_empty() { asked } else { format!(" ({asked})") };
+    format!("going on with the restore of {name} that was interrupted{asked}")
 }
 
 /// `shop@latest` may have moved on since the restore began; what was begun is finished.
@@ -181,7 +189,7 @@ fn begin(args: &RestoreArgs, ask: &Ask) -> Outcome<Arc<Restoring>> {
         snapshot,
         dests: dests.collect(),
         state,
-        wishes: ask.wishes.clone(),
+        wishes: ask.asked.over(Wishes::default()),
         begun: ask.begun,
     })
 }

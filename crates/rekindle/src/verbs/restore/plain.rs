@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 /// Performs it.
 pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u8> {
-    let limit = args.limit.as_deref().map(units::rate).transpose()?;
+    let limit = args.limit.as_deref().map(units::limit).transpose()?.flatten();
     dest::consent(&opened.dests.iter().collect::<Vec<_>>(), set, args.yes.as_deref())?;
     // Before any thread: they inherit the signal mask.
     let asked = Asked::listen()?;

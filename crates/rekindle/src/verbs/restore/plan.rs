@@ -152,7 +152,8 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
         Some(text) => units::rate(text)? as f64,
         None => measured(&holders(opened)?)?,
     };
-    let rate = args.limit.as_deref().map(units::rate).transpose()?.map_or(rate, |l| rate.min(l as f64));
+    let rate =
+        args.limit.as_deref().map(units::limit).transpose()?.flatten().map_or(rate, |l| rate.min(l as f64));
     let mut plan = plan(opened, fetch, write, rate);
     if !args.listen.is_empty() {
         plan.online = Some(online(args, set, opened, &plan)?);
