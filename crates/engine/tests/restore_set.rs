@@ -6,7 +6,7 @@ use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geo
 use rekindle_engine::backup::Changed;
 use rekindle_engine::restore::{
     Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, RestoreState, Settling, Step,
-    Verifier, VolumeParts, clear, peek,
+    Verifier, VolumeParts, clear, is_destination, peek,
 };
 use rekindle_io::block::{
     Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, Info, MemBlock, Op, Request,
@@ -335,14 +335,14 @@ fn a_failed_flush_of_the_log_is_final_and_said_after_reopening() {
 fn a_half_restored_destination_is_no_volume() {
     let b = Bench::new();
     let set = b.create();
-    assert_eq!(b.disk.bytes(), vec![0; SIZE as usize], "nothing is written before the first data");
+    assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume yet"), "before any data");
     fill(&set);
     b.write(&set, 1, 0, &[9; 512]).unwrap().unwrap();
     settle(&set);
     let bytes = b.disk.bytes();
     assert!(
         bytes.starts_with(b"rekindle: this is not a volume yet")
-            && bytes[4096..1 << 20].iter().all(|b| *b == 0)
+            && bytes[12288..1 << 20].iter().all(|b| *b == 0)
     );
     assert!(
         bytes[SIZE as usize - (1 << 20)..].iter().all(|b| *b == 0),
@@ -625,21 +625,119 @@ fn a_log_that_lost_its_table_is_damaged_and_not_empty() {
     }
 }
 
+const BLOCK: u64 = 4096;
+
 #[test]
-fn the_destination_of_another_restore_is_not_gone_on_with() {
+fn a_state_copied_while_it_ran_does_not_fit_after_a_clean_stop() {
+    let b = Bench::new();
+    let set = b.create();
+    let old = b.dir.crash(Crash::Kill);
+    b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
+    set.volumes()[0].flush().unwrap();
+    set.stop().unwrap();
+    drop(set);
+    let older = Bench { dir: old, disk: b.disk.crash(Crash::Kill), holder: b.holder.clone(), ..Bench::new() };
+    let e = older.resume().map(drop).unwrap_err();
+    assert!(e.kind == Kind::Invalid && e.what.contains("older copy"), "{e:?}");
+    let set = b.resume().unwrap();
+    assert_eq!(b.read(&set, 2, MID * EXTENT, 512).unwrap().unwrap(), [7; 512]);
+}
+
+#[test]
+fn what_was_flushed_and_cannot_be_moved_ages_a_copy_of_the_state_too() {
+    let b = Bench::new();
+    let set = b.create();
+    b.holder.set_available(false);
+    let old = b.dir.crash(Crash::Kill);
+    // A part of an extent that only the holder has: nothing to move, nothing to settle.
+    b.write(&set, 1, MID * EXTENT + 512, &[7; 512]).unwrap().unwrap();
+    set.volumes()[0].flush().unwrap();
+    for _ in 0..20 {
+        b.clock.advance(Duration::from_secs(1));
+        set.mover_step(false).unwrap();
+    }
+    drop(set);
+    let older = Bench { dir: old, disk: b.disk.crash(Crash::Kill), holder: b.holder.clone(), ..Bench::new() };
+    assert_eq!(older.resume().map(drop).unwrap_err().kind, Kind::Invalid);
+}
+
+#[test]
+fn one_damaged_stamp_is_harmless_two_are_refused() {
     let b = Bench::new();
     let set = b.create();
     fill(&set);
     settle(&set);
     drop(set);
-    let label = b.disk.bytes()[..4096].to_vec();
-    let mut other = b"rekindle: this is not a volume yet\nrestore 0-0\n".to_vec();
-    other.resize(4096, b'\n');
-    b.disk.write_at(0, &other).unwrap();
-    assert_eq!(b.resume().map(drop).unwrap_err().kind, Kind::Invalid);
-    // A crash in the midst of a hand-over, or while the label was made anew, is no other disk.
-    for ours in [label, vec![0; 4096], b.truth(0)[..4096].to_vec()] {
-        b.disk.write_at(0, &ours).unwrap();
-        b.resume().unwrap();
+    let whole = b.disk.bytes();
+    let stamps = &whole[BLOCK as usize..3 * BLOCK as usize];
+    assert!(stamps.starts_with(b"RKSTAMP1") && stamps[BLOCK as usize..].starts_with(b"RKSTAMP1"));
+    let with_lost = |lost: &[u64]| {
+        let after = Bench {
+            dir: b.dir.crash(Crash::Kill),
+            disk: b.disk.crash(Crash::Kill),
+            holder: b.holder.clone(),
+            ..Bench::new()
+        };
+        lost.iter().for_each(|at| after.disk.write_at(*at, &[0xff; 512]).unwrap());
+        after.resume().map(drop)
+    };
+    with_lost(&[BLOCK]).unwrap();
+    with_lost(&[2 * BLOCK]).unwrap();
+    with_lost(&[0]).unwrap();
+    assert_eq!(with_lost(&[BLOCK, 2 * BLOCK]).unwrap_err().kind, Kind::Invalid);
+}
+
+#[test]
+fn a_disk_that_took_the_place_of_another_in_a_hand_over_is_refused() {
+    struct No;
+    impl Adopt for No {
+        fn adopt(&self, _: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
+            Err(rekindle_io::Error::new(Kind::Full, "the end of this life"))
+        }
     }
+    let mut refused = 0;
+    for k in 0..200 {
+        let b = Bench::new();
+        let set = b.create();
+        fill(&set);
+        settle(&set);
+        b.plan.die_within(b.plan.count() + k, k % 4 * 300);
+        set.hand_over(&No, true).map(drop).unwrap_err();
+        if !b.plan.is_dead() {
+            break;
+        }
+        drop(set);
+        let crash = Crash::Power { seed: k };
+        let after = |disk| {
+            let dir = b.dir.crash(crash);
+            Bench { dir, disk, holder: b.holder.clone(), ..Bench::new() }
+        };
+        let strange = MemBlock::new(SIZE);
+        strange.write_at(0, &vec![0xa5; SIZE as usize]).unwrap();
+        let e = after(strange).resume().map(drop).unwrap_err();
+        assert!(e.kind == Kind::Invalid, "crash at {k}: {e:?}");
+        let set = after(b.disk.crash(crash)).resume().unwrap_or_else(|e| panic!("crash at {k}: {e:?}"));
+        assert_eq!(b.read(&set, 1, 0, 512).unwrap().unwrap(), b.truth(0)[..512], "crash at {k}");
+        refused += 1;
+    }
+    assert!(refused > 40, "{refused}");
+}
+
+#[test]
+fn what_a_destination_is_can_be_asked() {
+    let b = Bench::new();
+    let set = b.create();
+    let plan = set.plan();
+    drop(set);
+    let is = |disk: Arc<MemBlock>| is_destination(&*b.dir, &plan, 0, disk).map_err(|e| e.what);
+    is(b.disk.crash(Crash::Kill)).unwrap();
+    assert!(is(MemBlock::new(SIZE)).unwrap_err().contains("does not carry the label of this restore"));
+    let other = Bench::new();
+    drop(other.create());
+    assert!(is(other.disk.clone()).unwrap_err().contains("destination of another restore"));
+    let resumed = b.resume().unwrap();
+    settle(&resumed);
+    is(b.disk.clone()).unwrap();
+    // Also with the state of before: that is what an older state is thrown away with.
+    assert!(plan.phase == Phase::Restoring);
 }

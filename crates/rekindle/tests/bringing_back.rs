@@ -263,6 +263,59 @@ fn thrown_away_only_by_name() {
 }
 
 #[test]
+fn halves_that_do_not_fit_are_refused_and_strange_files_are_left_alone() {
+    let s = Sandbox::new();
+    lost(&s);
+    let interrupted = || {
+        let mut r = restore(&s, &["--limit", "1kB/s"]);
+        r.says("nbd+unix");
+        r.signal(libc::SIGINT);
+        assert_eq!(r.end(), 130);
+    };
+    let again = ["restore", "db", "--to", "new.raw", "--listen", "unix:./n.sock"];
+    interrupted();
+    let (state, old) = (s.path("new.raw.rekindle"), s.path("old"));
+    std::fs::create_dir(&old).unwrap();
+    for f in std::fs::read_dir(&state).unwrap().map(|f| f.unwrap()) {
+        std::fs::copy(f.path(), old.join(f.file_name())).unwrap();
+    }
+    interrupted();
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&old, &state).unwrap();
+    let said = s.fails(14, &again);
+    assert!(said.contains("older copy") && said.contains("rekindle discard db"), "{said}");
+    // Something else under the destination's name.
+    std::fs::rename(s.path("new.raw"), s.path("kept.raw")).unwrap();
+    std::fs::write(s.path("new.raw"), data(SIZE, 9)).unwrap();
+    let said = s.fails(14, &again);
+    assert!(said.contains("does not carry the label of this restore"), "{said}");
+    let said = s.fails(14, &["discard", "db", "--yes", "db"]);
+    assert!(said.contains("new.raw would be removed") && said.contains("does not carry the label"), "{said}");
+    assert!(read(s.path("new.raw")) == data(SIZE, 9) && state.exists());
+    // And nothing at all.
+    std::fs::remove_file(s.path("new.raw")).unwrap();
+    for args in [&again[..], &again[..4]] {
+        let said = s.fails(14, args);
+        let names = ["new.raw is gone", "new.raw.rekindle", "rekindle discard db"];
+        assert!(names.iter().all(|n| said.contains(n)), "{said}");
+    }
+    s.ok(&["discard", "db", "--yes", "db"]);
+    assert!(!state.exists());
+    let mut r = restore(&s, &[]);
+    r.says("nbd+unix");
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+    // Also while it is served: another file under its name stays.
+    std::fs::rename(s.path("new.raw"), s.path("moved.raw")).unwrap();
+    std::fs::write(s.path("new.raw"), b"mine").unwrap();
+    assert!(s.fails(14, &["discard", "db", "--yes", "db"]).contains("another file has that name"));
+    assert_eq!(read(s.path("new.raw")), b"mine");
+    assert_eq!(s.json(&["status"])[0]["state"], "verified", "it goes on");
+    std::fs::rename(s.path("moved.raw"), s.path("new.raw")).unwrap();
+    s.ok(&["discard", "db", "--yes", "db"]);
+    assert!(!s.path("new.raw").exists());
+}
+
+#[test]
 fn a_set_comes_back_as_one_under_another_name() {
     let s = Sandbox::new();
     s.ok(&["init"]);

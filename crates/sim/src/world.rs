@@ -1,6 +1,10 @@
 //! The world of one restore: two volumes, their moment in memory, a state folder and two disks that can lose power, a
 //! guest that writes odd sizes, and background work stepped by hand in an order the seed chooses.
 
+mod copies;
+
+pub use copies::Copies;
+
 use crate::model::{BLOCK, Model};
 use crate::parts::{Sink, disk, moment};
 use crate::rng::Rng;

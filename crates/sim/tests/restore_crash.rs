@@ -6,7 +6,7 @@
 use rekindle_io::Kind;
 use rekindle_io::fault::Crash;
 use rekindle_sim::rng::Rng;
-use rekindle_sim::world::{End, Shape, World};
+use rekindle_sim::world::{Copies, End, Shape, World};
 
 fn live(world: &mut World, rng: &mut Rng, steps: u64) -> Result<(), End> {
     world.open()?;
@@ -58,7 +58,7 @@ fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
 
 #[test]
 fn onto_a_fresh_disk() {
-    check(seeds(0..25), Shape::default());
+    check(seeds(0..30), Shape::default());
 }
 
 #[test]
@@ -181,4 +181,110 @@ fn verification_mends_what_the_destination_lost() {
     world.spoil(1, 66);
     world.hand_over(&mut rng).expect("mended, then handed over");
     assert_eq!(world.mended(), 2);
+}
+
+/// Some life, then copies of both halves, then the guest goes on and what it flushes is settled, after a restart or not.
+fn pair_that_went_on(seed: u64) -> Result<(World, Copies), End> {
+    let mut rng = Rng::new(seed);
+    let mut world = World::new(Shape { used: seed % 2 == 1, ..Shape::default() }, seed);
+    live(&mut world, &mut rng, rng_steps(seed))?;
+    let old = world.copy();
+    let restarted = seed.is_multiple_of(3);
+    if restarted {
+        world.crash(Crash::Kill);
+        world.open()?;
+    }
+    world.write_and_flush(&mut rng)?;
+    if !restarted || seed.is_multiple_of(4) {
+        world.settle()?;
+        world.write_and_flush(&mut rng)?;
+    }
+    let power = !restarted || seed.is_multiple_of(4);
+    world.crash(if power { Crash::Power { seed } } else { Crash::Kill });
+    Ok((world, old))
+}
+
+fn rng_steps(seed: u64) -> u64 {
+    [0, 3, 20, 60][seed as usize % 4]
+}
+
+#[test]
+fn an_older_copy_of_the_state_is_refused() {
+    for seed in seeds(5000..5024) {
+        let (mut world, old) = pair_that_went_on(seed).unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
+        let newer = world.swap_state(&old);
+        let why = world.refusal().unwrap_or_else(|| panic!("seed {seed}: writes that were flushed are gone"));
+        assert!(why.contains("is an older copy: this destination went on without it"), "seed {seed}: {why}");
+        // The cure: the newer one put back.
+        world.swap_state(&newer);
+        world.open().and_then(|()| world.complete()).unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
+    }
+}
+
+#[test]
+fn an_older_copy_of_a_destination_is_refused_or_loses_nothing() {
+    let mut refused = 0;
+    for seed in seeds(6000..6024) {
+        let (mut world, old) = pair_that_went_on(seed).unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
+        let v = (seed / 2 % 2) as usize;
+        let newer = world.swap_disk(v, &old, v);
+        if let Some(why) = world.refusal() {
+            refused += 1;
+            assert!(why.contains("it is an older copy of the destination"), "seed {seed}: {why}");
+            world.swap_disk(v, &newer, v);
+        }
+        world.open().and_then(|()| world.complete()).unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
+    }
+    assert!(refused > 8, "{refused}");
+}
+
+#[test]
+fn copies_that_both_went_on_do_not_mix() {
+    for seed in 0..4 {
+        let (mut world, old) = pair_that_went_on(7000 + seed * 4).expect("nothing goes wrong");
+        world.open().expect("the newer pair");
+        world.settle().expect("nothing goes wrong");
+        let one = world.copy();
+        world.crash(Crash::Kill);
+        // The older pair is whole too, and goes its own way: opened and settled as often, and more.
+        world.swap_state(&old);
+        (0..2).for_each(|v| drop(world.swap_disk(v, &old, v)));
+        let mut rng = Rng::new(seed);
+        for _ in 0..6 {
+            world.reopen_unchecked();
+            world.settle().and_then(|()| world.write_and_flush(&mut rng)).expect("nothing goes wrong");
+            world.crash(Crash::Kill);
+            let other = world.swap_state(&one);
+            assert!(
+                world.refusal().is_some(),
+                "seed {seed}: the state of one, the destinations of the other"
+            );
+            world.swap_state(&other);
+        }
+    }
+}
+
+#[test]
+fn another_disk_is_refused_from_the_beginning_on() {
+    for steps in [0, 40] {
+        let mut rng = Rng::new(8);
+        let mut world = World::new(Shape::default(), 8);
+        live(&mut world, &mut rng, steps).expect("nothing goes wrong");
+        world.crash(Crash::Power { seed: 1 });
+        let ours = world.copy();
+        let mut other = World::new(Shape::default(), 9);
+        live(&mut other, &mut rng, steps).expect("nothing goes wrong");
+        let theirs = other.copy();
+        let mut refusal = |put: &dyn Fn(&mut World)| {
+            put(&mut world);
+            let why = world.refusal().expect("it would be overwritten");
+            (0..2).for_each(|v| drop(world.swap_disk(v, &ours, v)));
+            why
+        };
+        assert!(refusal(&|w| w.strange_disk(1, 0)).contains("does not carry the label of this restore"));
+        assert!(refusal(&|w| w.strange_disk(0, 0xa5)).contains("does not carry the label of this restore"));
+        assert!(refusal(&|w| drop(w.swap_disk(0, &theirs, 0))).contains("destination of another restore"));
+        assert!(refusal(&|w| drop(w.swap_disk(0, &ours, 1))).contains("another volume of this set"));
+        world.open().expect("its own disks");
+    }
 }

@@ -5,6 +5,7 @@
 //! | move and settle until little is left in the log, while serving | | restoring |
 //! | hold new requests; let running ones end | | restoring |
 //! | the mover empties the log, the destinations are flushed | data, state, marks | restoring |
+//! | the record says that label and stamps may be gone | | restoring |
 //! | first and last MiB go into the destinations, flushed | the whole volume | restoring: the edges file still counts |
 //! | the live side makes its state: tracking from the moment on, the guest's extents marked | activity log | restoring: it is made anew the next time |
 //! | the record says live | **the switch** | live: log and state are never read again |
@@ -19,6 +20,7 @@ use super::mover::Step;
 use super::parts::Volume;
 use super::plan::Phase;
 use super::set::RestoreSet;
+use super::target::Target;
 use super::write_log::WriteLog;
 use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
@@ -83,7 +85,7 @@ impl RestoreSet {
     /// Hands the set over to `adopt`. Complete it must be; verified too, unless `unverified` says that the caller was told.
     /// Returns when the volumes are served live; the devices an export holds stay the same objects.
     pub fn hand_over(&self, adopt: &dyn Adopt, unverified: bool) -> Result<HandOver> {
-        let verified = lock(&self.plan).1.verified;
+        let verified = lock(&self.parts.plan).1.verified;
         let (absent, zero) = self.missing();
         if absent + zero > 0 {
             let what = format!("not complete: {} extents are not in the destination yet", absent + zero);
@@ -128,10 +130,7 @@ impl RestoreSet {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let live = self.settle(adopt).inspect_err(|_| {
-            // Fill and mover go on with the edges file; the destination gets its label back before they write.
-            parts.volumes.iter().for_each(|v| v.target.not_written_back());
-        })?;
+        let live = self.settle(adopt).inspect_err(|_| self.label_again())?;
         self.switch(live)?;
         drop(mover);
         drop(gate);
@@ -160,14 +159,30 @@ impl RestoreSet {
         }
         Ok(())
     }
+    /// Mover and guest go on with the edges file: the destinations get their labels back before they write.
+    fn label_again(&self) {
+        let parts = &self.parts;
+        if lock(&parts.plan).1.written_back
+            && let Err(e) = parts.label_again()
+        {
+            parts.fail(e.at("labelling the destination again"));
+        }
+    }
     /// With everything held and the log empty: the destinations become whole, the live side makes its state.
     fn settle(&self, adopt: &dyn Adopt) -> Result<Vec<Arc<dyn Block>>> {
-        for v in &self.parts.volumes {
-            // A destination that fails here is failed for the mover too.
-            let done = v.target.flush().and_then(|()| v.target.write_back());
-            done.inspect_err(|e| self.parts.fail(e.clone().at(&v.name)))?;
+        // A destination that fails here is failed for the mover too.
+        let each = |done: &dyn Fn(&Target) -> Result<()>| {
+            let one = |v: &Volume| done(&v.target).inspect_err(|e| self.parts.fail(e.clone().at(&v.name)));
+            self.parts.volumes.iter().try_for_each(one)
+        };
+        each(&Target::flush)?;
+        {
+            let mut plan = lock(&self.parts.plan);
+            plan.1.written_back = true;
+            plan.0.store(&plan.1)?;
         }
-        let plan = lock(&self.plan).1.clone();
+        each(&Target::write_back)?;
+        let plan = lock(&self.parts.plan).1.clone();
         let mut settling = Vec::new();
         for (v, p) in self.parts.volumes.iter().zip(&plan.volumes) {
             settling.push(Settling {
@@ -189,7 +204,7 @@ impl RestoreSet {
     }
     /// The record, and then the first direct write may come.
     fn switch(&self, live: Vec<Arc<dyn Block>>) -> Result<()> {
-        let mut plan = lock(&self.plan);
+        let mut plan = lock(&self.parts.plan);
         plan.1.phase = Phase::Live;
         if let Err(e) = plan.0.store(&plan.1) {
             plan.1.phase = Phase::Restoring;

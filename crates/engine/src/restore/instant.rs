@@ -76,7 +76,7 @@ impl RestoreSet {
         if open.is_some() {
             return Err(Error::new(Kind::Busy, "a backup of this set is running"));
         }
-        let mut plan = lock(&self.plan);
+        let mut plan = lock(&self.parts.plan);
         let closed = plan.1.generation;
         let overflow = closed == GENERATION_MAX;
         if !overflow {

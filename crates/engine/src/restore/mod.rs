@@ -2,9 +2,9 @@
 //!
 //! A guest's byte: `volume` (the device) -> `write_log` (answered there) -> `mover` -> `target`. A byte of the moment:
 //! holder -> `fetch` (one flight an extent, asked by reads and by `fill`) -> `target`. Who may touch an extent of the target
-//! says `claims`; what survives of that is in `pages`; `plan` is the record that makes it a restore. `waiting` holds writes
-//! that found the log full; `instant` is a backup meanwhile; `verify` reads back; `handover` ends it. `set` begins and
-//! resumes, `threads` loops over the steps, `status` and `damage` tell.
+//! says `claims`; what survives of that is in `pages`; `plan` is the record that makes it a restore, `stamp` ties it to the
+//! destination. `waiting` holds writes that found the log full; `instant` is a backup meanwhile; `verify` reads back;
+//! `handover` ends it. `set` begins and resumes, `threads` loops over the steps, `status` and `damage` tell.
 //!
 //! | at once with | guest write | read | fill lands | mover moves | settling |
 //! |---|---|---|---|---|---|
@@ -26,6 +26,7 @@ mod plan;
 mod set;
 #[cfg(all(test, feature = "shuttle"))]
 mod shuttle_tests;
+mod stamp;
 mod status;
 mod sync;
 mod target;
@@ -43,6 +44,7 @@ pub use mover::{MoverPace, Step};
 pub use parts::{GuestUse, Uncache};
 pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
 pub use set::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+pub use stamp::is_destination;
 pub use status::{RestoreState, RestoreStatus, VolumeStatus};
 pub use verify::Verifier;
 pub use volume::RestoreVolume;

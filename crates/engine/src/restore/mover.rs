@@ -5,7 +5,9 @@
 //! 2. pieces up to the mark are written to the target, extent by extent under its claim, where state and log are looked at
 //!    (again). An absent extent is moved only when the log covers it whole; in part it waits for the fill, or is asked for
 //!    when the log runs full. All of it zeros: the state says zero (the target is zero already, or is made so later);
-//! 3. rarely (log a quarter full, or 30 s; in turns with 2): the changes of place so far are taken, then the target is flushed;
+//! 3. rarely (log a quarter full, or 30 s; in turns with 2), and when the guest flushed though nothing can be moved: the
+//!    record names the next stamp; the changes of place so far are taken, then the target is stamped and flushed, and the
+//!    record names that stamp alone (see `stamp`);
 //! 4. exactly those changes, and all marks, go to the durable pages;
 //! 5. pieces moved before the flush leave the index, if it still names them;
 //! 6. segments that nothing names leave the durable table, oldest first, after another flush of the log, so that a newer
@@ -18,12 +20,13 @@
 use super::claims::{CHUNK, Claim};
 use super::lock;
 use super::parts::{MOVE_AT, PENDING_MAX, Parts, Pending, SETTLE_AT, Volume};
+use super::stamp::Stamp;
 use super::write_log::Held;
 use rekindle_core::hydrate::Place;
 use rekindle_core::log::Source;
 use rekindle_core::volume::{ByteRange, ExtentRange};
 use rekindle_io::holder::Urgency;
-use rekindle_io::{Kind, Result};
+use rekindle_io::{Error, Kind, Result};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -57,7 +60,9 @@ pub enum Step {
 enum Phase {
     Idle,
     Moving { at: (u16, u64), mark: u64 },
-    Flush,
+    Intend,
+    Flush { stamp: Stamp },
+    Stamped { stamp: Stamp, changes: PageChanges },
     Pages { changes: PageChanges, upto: usize },
     Free,
     Table,
@@ -80,6 +85,8 @@ pub(super) struct Mover {
     moved: bool,
     /// The last thing done was a pass, not a settling.
     passed_last: bool,
+    /// What of the log was durable when the last stamp was named.
+    stamped: u64,
     last_pass: Duration,
     last_settle: Duration,
     asked: Vec<(u16, u64)>,
@@ -97,6 +104,7 @@ impl Mover {
             landed: 0,
             moved: false,
             passed_last: false,
+            stamped: 0,
             last_pass: now,
             last_settle: now,
             asked: Vec::new(),
@@ -111,7 +119,9 @@ impl Mover {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => self.idle(p, hurry),
             Phase::Moving { at, mark } => self.moving(p, at, mark),
-            Phase::Flush => self.flush(p),
+            Phase::Intend => self.intend(p),
+            Phase::Flush { stamp } => self.flush(p, stamp),
+            Phase::Stamped { stamp, changes } => self.stamped(p, stamp, changes),
             Phase::Pages { changes, upto } => self.pages(p, changes, upto),
             Phase::Free => {
                 p.log.free_moved();
@@ -151,7 +161,7 @@ impl Mover {
         if self.settle_due(p, now, full, hurry) && (self.passed_last || !pass) {
             self.passed_last = false;
             self.last_settle = now;
-            self.phase = Phase::Flush;
+            self.phase = Phase::Intend;
             return Ok(Step::Worked);
         }
         if !pass {
@@ -168,12 +178,15 @@ impl Mover {
     /// Rarely: a flush of the destination is dear while it is being filled.
     fn settle_due(&self, p: &Parts, now: Duration, full: u64, hurry: bool) -> bool {
         let pending = lock(&p.pending).len();
-        if !self.moved && pending == 0 {
-            return false;
-        }
         let since = now.saturating_sub(self.last_settle);
+        if !self.moved && pending == 0 {
+            // A state copied aside before what was flushed since must not fit this destination any more.
+            let flushed = p.log.durable() > self.stamped && since >= self.pace.settle_after;
+            return flushed || p.stamps_due.load(Acquire);
+        }
         let pressed = full >= SETTLE_AT && since >= self.pace.settle_after / 30 || full >= 2 * SETTLE_AT;
-        hurry || pressed || since >= self.pace.settle_after || !p.waiting.is_empty() || pending >= PENDING_MAX
+        let due = hurry || p.stamps_due.load(Acquire);
+        due || pressed || since >= self.pace.settle_after || !p.waiting.is_empty() || pending >= PENDING_MAX
     }
 
     /// Moves up to 64 extents.
@@ -257,7 +270,23 @@ impl Mover {
         Ok(true)
     }
 
-    fn flush(&mut self, p: &Parts) -> Result<Step> {
+    fn intend(&mut self, p: &Parts) -> Result<Step> {
+        let durable = p.log.durable();
+        match p.intend_stamp() {
+            Ok(stamp) => {
+                self.stamped = durable;
+                self.phase = Phase::Flush { stamp };
+                Ok(Step::Worked)
+            }
+            Err(e) => self.wait_for_space(p, e.at("restore record"), Phase::Intend),
+        }
+    }
+    fn flush(&mut self, p: &Parts, stamp: Stamp) -> Result<Step> {
+        for v in &p.volumes {
+            if let Err(e) = v.target.stamp(stamp) {
+                return self.wait_for_space(p, e.at(&v.name), Phase::Flush { stamp });
+            }
+        }
         // Taken before the flush: what lands from now on is not covered by it.
         let pending = std::mem::take(&mut *lock(&p.pending));
         for v in &p.volumes {
@@ -266,8 +295,26 @@ impl Mover {
                 return Err(e);
             }
         }
-        self.phase = Phase::Pages { changes: by_page(p, &pending), upto: 0 };
+        self.phase = Phase::Stamped { stamp, changes: by_page(p, &pending) };
         Ok(Step::Worked)
+    }
+    fn stamped(&mut self, p: &Parts, stamp: Stamp, changes: PageChanges) -> Result<Step> {
+        if let Err(e) = p.stamped(stamp) {
+            return self.wait_for_space(p, e.at("restore record"), Phase::Stamped { stamp, changes });
+        }
+        self.phase = Phase::Pages { changes, upto: 0 };
+        Ok(Step::Worked)
+    }
+    /// No space is waited out: nothing is lost, what is not settled stays in the log, and the guest goes on until that is
+    /// full. After anything else only a reopening can tell what is durable.
+    fn wait_for_space(&mut self, p: &Parts, e: Error, again: Phase) -> Result<Step> {
+        if e.kind != Kind::Full {
+            p.fail(e.clone());
+            return Err(e);
+        }
+        *lock(&p.health.trouble) = Some(e);
+        self.phase = again;
+        Ok(Step::Idle)
     }
     /// Writes up to 256 pages; makes them durable when all are written.
     fn pages(&mut self, p: &Parts, changes: PageChanges, upto: usize) -> Result<Step> {
@@ -282,15 +329,9 @@ impl Mover {
             });
             match done {
                 Ok(()) => {}
-                Err(e) if e.kind == Kind::Full => {
-                    // Nothing is lost: what is not settled stays in the log, and the guest goes on until that is full.
-                    *lock(&p.health.trouble) = Some(e.at("state pages"));
-                    self.phase = Phase::Pages { changes, upto: upto + i };
-                    return Ok(Step::Idle);
-                }
                 Err(e) => {
-                    p.fail(e.clone().at("state pages"));
-                    return Err(e);
+                    let again = Phase::Pages { changes, upto: upto + i };
+                    return self.wait_for_space(p, e.at("state pages"), again);
                 }
             }
         }

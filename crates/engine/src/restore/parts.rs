@@ -1,12 +1,13 @@
 //! What the rooms of a restore share: the log, the volumes, presence changes that are not yet durable, health.
 //!
-//! Locks, in the order they may be taken: gate, waiting writes, flights of a volume, the log's own. A claim is held
+//! Locks, in the order they may be taken: gate, open instant, plan, waiting writes, flights of a volume, the log's own. A claim is held
 //! across none of them but the log's index and a write to the target.
 
 use super::claims::Claims;
 use super::fetch::{FetchObserver, Flight, Work};
 use super::lock;
 use super::pages::Pages;
+use super::plan::{PlanRecord, PlanSlot};
 use super::target::Target;
 use super::waiting::WaitingWrites;
 use super::write_log::WriteLog;
@@ -106,6 +107,10 @@ impl Signal {
 pub(super) struct Parts {
     pub log: Arc<WriteLog>,
     pub volumes: Vec<Volume>,
+    /// The record and where it is kept.
+    pub plan: Mutex<(PlanSlot, PlanRecord)>,
+    /// The stamps of this opening are not durable in the destinations yet: a settling is due.
+    pub stamps_due: AtomicBool,
     pub pending: Mutex<Vec<Pending>>,
     /// Rises whenever extents change place: what the mover left behind may be movable now.
     pub landed: AtomicU64,

@@ -1,7 +1,9 @@
 //! What a restore is, durably: one record in the state folder, replaced as a whole, so that the same command resumes it
-//! after any crash. Written when the restore begins, when a backup instant closes a generation, when verification ends,
-//! and at the hand-over: from that record on the log is void and the destination is the volume.
+//! after any crash. Written when the restore begins or goes on, around each settling (`stamp`), when a backup instant
+//! closes a generation, when verification ends, and at the hand-over: from that record on the log is void and the
+//! destination is the volume.
 
+use super::stamp::Stamp;
 use super::write_log::LogLimits;
 use rekindle_core::volume::{ExtentBytes, Generation, Geometry, Uuid};
 use rekindle_io::logfile::{LogDir, TwoSlot};
@@ -10,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) const NAME: &str = "restore";
 const BODY_MAX: usize = 256 << 10;
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// How far a restore is, as far as it changes what may be done after a crash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -63,6 +65,10 @@ pub struct PlanRecord {
     pub phase: Phase,
     /// Every extent was read back and is what the moment or the guest wrote.
     pub verified: bool,
+    /// Stamps that may lie in the destinations, count and opening; the last is what they carry or are to carry.
+    pub(super) stamps: Vec<(u64, String)>,
+    /// A hand-over began to put the edges in place of label and stamps.
+    pub(super) written_back: bool,
     /// What the caller needs to open repository and destinations again; not looked at here.
     pub app: serde_json::Value,
 }
@@ -112,8 +118,18 @@ impl PlanRecord {
             generation: 1,
             phase: Phase::Restoring,
             verified: false,
+            stamps: Vec::new(),
+            written_back: false,
             app,
         }
+    }
+    /// The stamps that may lie in the destinations.
+    pub(super) fn known_stamps(&self) -> Result<Vec<Stamp>> {
+        let stamp = |(count, opening): &(u64, String)| Ok(Stamp { count: *count, opening: uuid(opening)? });
+        self.stamps.iter().map(stamp).collect()
+    }
+    pub(super) fn set_stamps(&mut self, known: &[Stamp]) {
+        self.stamps = known.iter().map(|s| (s.count, s.opening.to_string())).collect();
     }
     /// Identity of the restore.
     pub fn restore_uuid(&self) -> Result<Uuid> {
@@ -145,11 +161,12 @@ impl PlanSlot {
     pub fn load(&self) -> Result<Option<PlanRecord>> {
         let Some(body) = self.slot.load() else { return Ok(None) };
         let bad = |e: String| Error::new(Kind::Corrupt, format!("restore record: {e}"));
-        let plan: PlanRecord = serde_json::from_slice(&body).map_err(|e| bad(e.to_string()))?;
-        if plan.format != FORMAT {
-            return Err(bad(format!("format {} is not known to this version", plan.format)));
+        let plan: serde_json::Value = serde_json::from_slice(&body).map_err(|e| bad(e.to_string()))?;
+        // Before its fields: another format may have others.
+        if plan["format"] != FORMAT {
+            return Err(bad(format!("format {} is not known to this version", plan["format"])));
         }
-        Ok(Some(plan))
+        serde_json::from_value(plan).map(Some).map_err(|e| bad(e.to_string()))
     }
     pub fn store(&self, plan: &PlanRecord) -> Result<()> {
         let body = serde_json::to_vec(plan)

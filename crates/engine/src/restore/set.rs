@@ -12,11 +12,11 @@ use super::mover::{Mover, MoverPace, Step};
 use super::pages::Pages;
 use super::parts::{GuestUse, Health, Parts, Signal, Uncache, Volume};
 use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
-use super::target::{EDGE, LABEL, Target};
+use super::stamp::{Owner, Stamp, judge};
+use super::target::{LABEL, Label, Target};
 use super::volume::RestoreVolume;
 use super::waiting::WaitingWrites;
 use super::write_log::{LogLimits, LogReport, WriteLog};
-use rekindle_core::hydrate::Place;
 use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
@@ -84,7 +84,6 @@ impl Default for RestoreOptions {
 pub struct RestoreSet {
     pub(super) parts: Arc<Parts>,
     pub(super) volumes: Vec<Arc<RestoreVolume>>,
-    pub(super) plan: Mutex<(PlanSlot, PlanRecord)>,
     pub(super) mover: Mutex<Mover>,
     pub(super) mended: AtomicU64,
     pub(super) state: Arc<dyn LogDir>,
@@ -97,7 +96,7 @@ pub struct RestoreSet {
 fn state_name(i: usize) -> String {
     format!("state-{i}")
 }
-fn edges_name(i: usize) -> String {
+pub(super) fn edges_name(i: usize) -> String {
     format!("edges-{i}")
 }
 
@@ -129,7 +128,7 @@ impl RestoreSet {
         // All names at once; then, last of all, the record: from here on it is a restore.
         made.state.sync_names()?;
         {
-            let p = lock(&made.plan);
+            let p = lock(&made.parts.plan);
             p.0.store(&p.1)?;
         }
         Ok(made)
@@ -173,11 +172,13 @@ impl RestoreSet {
         for (i, (v, p)) in parts.into_iter().zip(&plan.volumes).enumerate() {
             volumes.push(open_volume(&*state, i, v, p, &plan, new)?);
         }
-        if plan.verified && volumes.iter().any(|v| v.claims.absent() + v.claims.zero() > 0) {
-            // A power cut took extents back that no page named yet: what comes in their place was not read back.
-            plan.verified = false;
-            slot.store(&plan)?;
-        }
+        // A power cut took extents back that no page named yet: what comes in their place was not read back.
+        plan.verified &= volumes.iter().all(|v| v.claims.absent() + v.claims.zero() == 0);
+        if new {
+            first_stamps(&mut plan, &volumes)?
+        } else {
+            go_on(&mut plan, &slot, &volumes, &*state)?
+        };
         let sizes: Vec<u64> = volumes.iter().map(|v| v.geometry.size).collect();
         let (owner, limits) = (plan.restore_uuid()?, plan.log_limits());
         let (log, report) = if new {
@@ -188,15 +189,17 @@ impl RestoreSet {
                 v.claims.mark(v.geometry.touched(r.range), plan.generation);
             })?
         };
-        let now = clock.now();
+        let (now, generation) = (clock.now(), plan.generation);
         let parts = Arc::new(Parts {
             log,
             volumes,
+            plan: Mutex::new((slot, plan)),
+            stamps_due: AtomicBool::new(!new),
             pending: Mutex::default(),
             landed: AtomicU64::new(0),
             waiting: WaitingWrites::default(),
             clock,
-            generation: AtomicU8::new(plan.generation),
+            generation: AtomicU8::new(generation),
             work: Mutex::new(Work::default()),
             work_came: Condvar::new(),
             threaded: AtomicBool::new(false),
@@ -215,7 +218,6 @@ impl RestoreSet {
         Ok(Arc::new(RestoreSet {
             parts,
             volumes,
-            plan: Mutex::new((slot, plan)),
             mover: Mutex::new(Mover::new(options.pace, now)),
             mended: AtomicU64::new(0),
             state,
@@ -232,7 +234,7 @@ impl RestoreSet {
     }
     /// The record as it stands.
     pub fn plan(&self) -> PlanRecord {
-        lock(&self.plan).1.clone()
+        lock(&self.parts.plan).1.clone()
     }
 
     // ---- steps
@@ -380,6 +382,47 @@ fn planned(v: &NewVolume) -> Result<PlannedVolume> {
     })
 }
 
+/// A restore that begins: its destinations carry its stamp before the record says that there is one.
+fn first_stamps(plan: &mut PlanRecord, volumes: &[Volume]) -> Result<()> {
+    let stamp = Stamp::first(&[]);
+    plan.set_stamps(&[stamp]);
+    for v in volumes {
+        v.target.write_label(stamp, !v.target.is_pristine())?;
+        v.target.flush()?;
+    }
+    Ok(())
+}
+
+/// So many openings may end without a settling before one flushes.
+const KNOWN_MAX: usize = 16;
+
+/// A restore that goes on: nothing is changed before all its destinations were found to be those the record means.
+fn go_on(plan: &mut PlanRecord, slot: &PlanSlot, volumes: &[Volume], state: &dyn LogDir) -> Result<()> {
+    let mut known = plan.known_stamps()?;
+    for (v, p) in volumes.iter().zip(&plan.volumes) {
+        let judged = judge(&v.target, &known, plan.written_back, &state.place());
+        judged.map_err(|e| e.at(&p.destination))?;
+    }
+    // What was found may lie in the page cache alone: all of them stay possible until a flush, of the first settling or,
+    // if nothing lives to see one, here.
+    let stamp = Stamp::first(&known);
+    known.push(stamp);
+    plan.set_stamps(&known);
+    slot.store(plan)?;
+    let anew = plan.written_back;
+    for v in volumes {
+        if anew { v.target.write_label(stamp, true) } else { v.target.stamp(stamp) }?;
+    }
+    // Edges that were put in place: what a crash leaves of them is compared with the edges file, so before that changes.
+    if anew || known.len() > KNOWN_MAX {
+        volumes.iter().try_for_each(|v| v.target.flush())?;
+        plan.set_stamps(&[stamp]);
+        plan.written_back = false;
+        slot.store(plan)?;
+    }
+    Ok(())
+}
+
 fn open_volume(
     state: &dyn LogDir,
     i: usize,
@@ -397,18 +440,14 @@ fn open_volume(
         state.open(&name)?.ok_or_else(missing)
     };
     let claims = Claims::new(geometry.extents());
-    // Something lies in the destination itself, and so the label does or did; what is restored at the edges is not there.
-    let mut filled = false;
     let pages = Pages::open(file(state_name(i))?)?;
     pages.load(geometry.extents().div_ceil(CHUNK), |page, image| {
         for j in 0..CHUNK.min(geometry.extents() - page * CHUNK) {
             let place = image.place(j).expect("checked when the page was read");
-            let range = geometry.extent_bytes(page * CHUNK + j);
-            filled |= place == Place::Local && range.end() > EDGE && range.start + EDGE < geometry.size;
             claims.load(page * CHUNK + j, place, image.marks[j as usize]);
         }
     })?;
-    let label = format!(
+    let text = format!(
         "{LABEL}, it is being restored.\n\
          volume  {}/{}\nto      the moment {}\nrestore {}\nstate   {}\n\
          Its first and last MiB are kept with the state and are put here last. To go on, run the restore again.\n",
@@ -419,11 +458,8 @@ fn open_volume(
         state.place()
     );
     let edges = file(edges_name(i))?;
+    let label = Label { owner: Owner { restore: plan.restore_uuid()?, volume: i as u16 }, text };
     let target = Target::new(v.target, edges, geometry.size, label, new && v.fresh);
-    if filled && !target.is_ours(&plan.restore)? {
-        let what = format!("{} is the half-restored destination of another restore", p.destination);
-        return Err(Error::new(Kind::Invalid, what));
-    }
     Ok(Volume {
         at: i as u16,
         name: p.name.clone(),

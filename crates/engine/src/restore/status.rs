@@ -91,7 +91,7 @@ impl RestoreSet {
         let failed = p.failed().map(|e| e.to_string());
         let away = lock(&p.health.away_since).map(|since| p.clock.now().saturating_sub(since));
         let (reads, writes) = (p.reads_waiting(), p.waiting.len());
-        let plan = lock(&self.plan);
+        let plan = lock(&self.parts.plan);
         let state = match () {
             () if plan.1.phase == Phase::Live => RestoreState::Live,
             () if failed.is_some() => RestoreState::Failed,

@@ -2,11 +2,12 @@
 //!
 //! A half-restored destination must not be mistaken for a volume: partition table, superblock and the tail of a GPT are
 //! hot, so they would be there first. Until the hand-over they live in the edges file beside the state, which is their
-//! place for reads, fill and mover alike; the destination carries a label instead, flushed before the first byte of data
-//! goes there. `write_back` puts them in place, last of all.
+//! place for reads, fill and mover alike; the destination carries a label instead, for people, and its stamps (`stamp`),
+//! durable before the restore exists. `write_back` puts the edges in place, last of all.
 //!
-//! Only fill and mover write here, each extent under its claim.
+//! Only fill and mover write data here, each extent under its claim.
 
+use super::stamp::{Owner, SECTOR, Stamp};
 use rekindle_core::volume::ByteRange;
 use rekindle_io::block::{Allocation, Block, BlockExt, Op};
 use rekindle_io::logfile::LogFile;
@@ -20,13 +21,20 @@ pub const EDGE: u64 = 1 << 20;
 /// How the label begins.
 pub const LABEL: &str = "rekindle: this is not a volume yet";
 
+/// What a destination says of itself until the hand-over.
+pub struct Label {
+    /// Whose stamps it carries.
+    pub owner: Owner,
+    /// For people.
+    pub text: String,
+}
+
 /// The destination with its edges apart.
 pub struct Target {
     block: Arc<dyn Block>,
     edges: Arc<dyn LogFile>,
     size: u64,
-    label: String,
-    labelled: Mutex<bool>,
+    label: Label,
     edges_dirty: AtomicBool,
     /// Mover and verification both flush: who finds the edges clean must not return while the other still syncs them.
     flushing: Mutex<()>,
@@ -40,7 +48,7 @@ impl Target {
         block: Arc<dyn Block>,
         edges: Arc<dyn LogFile>,
         size: u64,
-        label: String,
+        label: Label,
         pristine: bool,
     ) -> Self {
         Target {
@@ -48,7 +56,6 @@ impl Target {
             edges,
             size,
             label,
-            labelled: Mutex::new(false),
             edges_dirty: AtomicBool::new(true),
             flushing: Mutex::new(()),
             pristine: AtomicBool::new(pristine),
@@ -75,7 +82,7 @@ impl Target {
     }
     /// Splits a range: (offset in the edges file or in the destination, length, whether in the edges file).
     fn split(&self, range: ByteRange, mut each: impl FnMut(u64, u64, bool) -> Result<()>) -> Result<()> {
-        let tail = self.size.saturating_sub(EDGE).max(EDGE);
+        let tail = self.tail();
         let mut at = range.start;
         while at < range.end() {
             let (end, place, edge) = match at {
@@ -108,7 +115,6 @@ impl Target {
                 self.edges_dirty.store(true, Release);
                 return self.edges.write_at(at, &[part]);
             }
-            self.label()?;
             self.block.write_at(at, part)
         });
         self.tainted_by(done)
@@ -120,7 +126,6 @@ impl Target {
                 self.edges_dirty.store(true, Release);
                 return zero_file(&*self.edges, at, len);
             }
-            self.label()?;
             self.zero_block(at, len, keep)
         });
         self.tainted_by(done)
@@ -143,20 +148,6 @@ impl Target {
         }
         done
     }
-    /// Whether this may be the destination that `restore` wrote to: the label of another restore says that it is not. No
-    /// label proves nothing: it may be torn, or a hand-over had begun to put the volume's own first bytes there.
-    pub fn is_ours(&self, restore: &str) -> Result<bool> {
-        if self.size <= 2 * EDGE {
-            return Ok(true);
-        }
-        let mut there = vec![0; 4096];
-        self.block.read_at(0, &mut there)?;
-        let text = String::from_utf8_lossy(&there);
-        let mut names = text.lines().filter_map(|l| l.strip_prefix("restore "));
-        // A label longer than a sector may be torn in the midst of that line: zeros follow then.
-        let same = |r: &str| r.split('\0').next().is_some_and(|r| restore.starts_with(r));
-        Ok(!text.starts_with(LABEL) || names.all(same))
-    }
     /// Makes everything written here durable.
     pub fn flush(&self) -> Result<()> {
         let _one = self.flushing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -166,33 +157,98 @@ impl Target {
         }
         Ok(())
     }
-    /// The label is in the destination and durable, before the first data; once in the life of this process.
-    fn label(&self) -> Result<()> {
-        let mut done = self.labelled.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*done {
-            let block = u64::from(self.block.info().logical_block).max(4096);
-            let head = EDGE.min(self.size);
-            // What a used device had there must not look like a volume either.
-            self.zero_block(0, head, true)?;
+    /// Whose destination it is.
+    pub fn owner(&self) -> Owner {
+        self.label.owner
+    }
+    /// The unit stamps are written in: their place must be the same wherever the destination is moved to.
+    fn label_block(&self) -> u64 {
+        u64::from(self.block.info().logical_block).max(4096)
+    }
+    /// It is large enough for a label and two stamps.
+    pub fn has_stamps(&self) -> bool {
+        self.size >= 3 * self.label_block()
+    }
+    /// The stamps that lie there, of this restore and volume; and whose is there, if only others are.
+    pub fn stamps(&self) -> Result<(Vec<Stamp>, Option<Owner>)> {
+        let (mut ours, mut other, mut unread) = (Vec::new(), None, None);
+        for copy in [1, 2].into_iter().filter(|_| self.has_stamps()) {
+            let mut raw = vec![0; self.label_block() as usize];
+            if let Err(e) = self.block.read_at(copy * self.label_block(), &mut raw) {
+                unread = Some(e);
+                continue;
+            }
+            match Stamp::decode(&raw) {
+                Some((owner, stamp)) if owner == self.owner() => ours.push(stamp),
+                Some((owner, _)) => other = Some(owner),
+                None => {}
+            }
+        }
+        // One copy that cannot be read is what there are two for.
+        match unread {
+            Some(e) if ours.is_empty() => Err(e),
+            _ => Ok((ours, other)),
+        }
+    }
+    /// Writes both stamps, at once; durable with the next flush.
+    pub fn stamp(&self, stamp: Stamp) -> Result<()> {
+        if !self.has_stamps() {
+            return Ok(());
+        }
+        let block = self.label_block() as usize;
+        let mut raw = vec![0; 2 * block];
+        let sector = stamp.encode(self.owner());
+        raw[..SECTOR].copy_from_slice(&sector);
+        raw[block..block + SECTOR].copy_from_slice(&sector);
+        self.block.write_at(block as u64, &raw)
+    }
+    /// Writes the whole label; `over` something else: zeros over both edges first, what a used device or a hand-over that
+    /// was given up left there must not look like a volume. Durable with the next flush.
+    pub fn write_label(&self, stamp: Stamp, over: bool) -> Result<()> {
+        if over {
+            self.zero_block(0, EDGE.min(self.size), true)?;
             if self.size > EDGE {
-                let tail = self.size.saturating_sub(EDGE).max(EDGE);
+                let tail = self.tail();
                 self.zero_block(tail, self.size - tail, true)?;
             }
-            if head >= block {
-                let mut text = vec![b'\n'; block as usize];
-                let n = self.label.len().min(text.len() - 1);
-                text[..n].copy_from_slice(&self.label.as_bytes()[..n]);
-                self.block.write_at(0, &text)?;
-            }
-            self.block.flush()?;
-            *done = true;
         }
-        Ok(())
+        if self.size >= self.label_block() {
+            let mut raw = vec![b'\n'; self.label_block() as usize];
+            let text = self.label.text.as_bytes();
+            let n = text.len().min(raw.len() - 1);
+            raw[..n].copy_from_slice(&text[..n]);
+            self.block.write_at(0, &raw)?;
+        }
+        self.stamp(stamp)
+    }
+    fn tail(&self) -> u64 {
+        self.size.saturating_sub(EDGE).max(EDGE)
+    }
+    /// What a crash in `write_back`, or in the labelling after it, can leave: each sector of both edges is as in the edges
+    /// file, or zero. The blocks of label and stamps may be anything.
+    pub fn is_half_written_back(&self) -> Result<bool> {
+        const STEP: u64 = 64 << 10;
+        let (mut there, mut ours) = (vec![0; STEP as usize], vec![0; STEP as usize]);
+        let tail = self.tail();
+        let head = ByteRange::new(3 * self.label_block(), EDGE.min(self.size) - 3 * self.label_block());
+        for part in [head, ByteRange::new(tail, self.size.saturating_sub(tail))] {
+            for o in (0..part.len).step_by(STEP as usize) {
+                let n = STEP.min(part.len - o) as usize;
+                let (there, ours) = (&mut there[..n], &mut ours[..n]);
+                self.block.read_at(part.start + o, there)?;
+                self.read(part.start + o, ours)?;
+                let pairs = there.chunks(SECTOR).zip(ours.chunks(SECTOR));
+                if pairs.into_iter().any(|(t, o)| t != o && t.iter().any(|b| *b != 0)) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
     /// The edges go into the destination and become durable there: the last step before the hand-over.
     pub fn write_back(&self) -> Result<()> {
         const STEP: u64 = 64 << 10;
-        let tail = self.size.saturating_sub(EDGE).max(EDGE);
+        let tail = self.tail();
         let mut buf = vec![0; STEP as usize];
         // The tail first: while the head still carries the label, nothing takes this for a volume.
         for part in
@@ -207,10 +263,6 @@ impl Target {
             self.block.flush()?;
         }
         Ok(())
-    }
-    /// After a hand-over that was begun and given up: the label has to go back before more is written.
-    pub fn not_written_back(&self) {
-        *self.labelled.lock().unwrap_or_else(PoisonError::into_inner) = false;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::lock;
 use super::mover::Step;
+use super::plan::Phase;
 use super::set::RestoreSet;
 use rekindle_io::{Error, Result};
 use std::sync::Arc;
@@ -65,7 +66,8 @@ impl RestoreSet {
             self.parts.wait_for_work(Duration::from_millis(200));
         }
     }
-    /// Ends the threads; everything answered is durable then. What is in the log stays there: the next opening finds it.
+    /// Ends the threads; everything answered is durable then. What is in the log stays there: the next opening finds it. The
+    /// destinations are stamped once more, so that a state copied while this ran does not fit them.
     pub fn stop(&self) -> Result<()> {
         self.parts.stopping.store(true, Release);
         self.parts.mover_signal.ring();
@@ -78,7 +80,12 @@ impl RestoreSet {
         }
         self.parts.threaded.store(false, Release);
         self.answer_flushes();
-        self.parts.log.flush()
+        self.parts.log.flush()?;
+        if lock(&self.parts.plan).1.phase != Phase::Live && self.parts.failed().is_none() {
+            let stamped = self.parts.stamp_unflushed();
+            let _ = stamped.inspect_err(|e| tracing::warn!("{}: no last stamp: {e}", self.state.place()));
+        }
+        Ok(())
     }
     /// Answers the flushes that the flusher's thread, which has ended, left.
     pub(super) fn answer_flushes(&self) {

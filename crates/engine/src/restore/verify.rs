@@ -60,7 +60,7 @@ impl RestoreSet {
         }
         self.verify_mended(at)?;
         let _gate = self.while_restoring()?;
-        let mut plan = lock(&self.plan);
+        let mut plan = lock(&self.parts.plan);
         if !plan.1.verified {
             plan.1.verified = true;
             plan.0.store(&plan.1)?;

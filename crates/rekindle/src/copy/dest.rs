@@ -48,6 +48,9 @@ impl Dest {
         let meta = match std::fs::metadata(&absolute) {
             Ok(meta) => meta,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                if let Some((place, found)) = holding(&absolute)?.filter(|(_, f)| !f.is_live()) {
+                    return Err(found.gone(&absolute, &place));
+                }
                 return parent(&absolute).map(|()| Dest { path: absolute, found: Found::Nothing });
             }
             Err(e) => return Err(cannot(&e)),

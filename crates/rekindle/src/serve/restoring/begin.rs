@@ -15,6 +15,7 @@ use crate::serve::record;
 use rekindle_core::volume::ByteRange;
 use rekindle_engine::repository::{HoldOwner, ReleaseReason, Repository, Snapshot, VolumeRecord};
 use rekindle_engine::restore::{NewVolume, RestoreOptions, RestoreSet, Uncache, VolumeParts};
+use rekindle_io::Kind;
 use rekindle_io::block::{Block, FileBlock};
 use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::holder::Holder;
@@ -147,7 +148,8 @@ fn prepare_file(d: &NewDest, size: u64) -> Outcome {
         .open(&d.path)
         .map_err(|e| cannot(&e))?;
     file.set_len(0).and_then(|()| file.set_len(size)).map_err(|e| cannot(&e))?;
-    file.sync_all().and_then(|()| dest::sync_folder_of(&d.path)).map_err(|e| cannot(&e))
+    // The engine labels and flushes it before it says that there is a restore; the name is left to us.
+    dest::sync_folder_of(&d.path).map_err(|e| cannot(&e))
 }
 
 fn parts(holder: Arc<dyn Holder>, block: &Arc<FileBlock>, fresh: bool, usage: &Arc<Counting>) -> VolumeParts {
@@ -193,10 +195,13 @@ pub fn resume(
     let set = RestoreSet::resume(dir.clone(), options, Arc::new(SystemClock::new()), |p| {
         let source = sources.next().unwrap_or(&p.name);
         let path = PathBuf::from(&p.destination);
+        if path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound) {
+            refused = Some(found.gone(&path, &state));
+        }
         let device = path.metadata().is_ok_and(|m| !m.is_file());
         let block = dest::open(&path, false, (!device).then_some(p.blocks.0)).map_err(|f| {
             let e = rekindle_io::Error::new(rekindle_io::Kind::Failed, f.to_string());
-            refused = Some(f);
+            refused.get_or_insert(f);
             e
         })?;
         let usage = Arc::new(Counting::default());
@@ -209,7 +214,18 @@ pub fn resume(
         });
         Ok(parts(holder, &block, false, &usage))
     });
-    let set = set.map_err(|e| refused.take().unwrap_or_else(|| Failure::io(&cannot, &e)))?;
+    let set = set.map_err(|e| match e.kind {
+        _ if refused.is_some() => refused.take().expect("looked at"),
+        // State and destination are not a pair: nothing was changed.
+        Kind::Invalid => Failure::refused(
+            &cannot,
+            &e.what,
+            format!(
+                "put back the one that belongs there; or throw the restore away and begin anew: rekindle discard {name}"
+            ),
+        ),
+        _ => Failure::io(&cannot, &e),
+    })?;
     let app = found.app.clone();
     wishes.keep(&state);
     Ok(assemble(name, set, volumes, state, dir, repository, snapshot, app, wishes, begun))

@@ -3,14 +3,17 @@
 use super::Restoring;
 use super::adopt::Adopting;
 use super::state::{App, Found, StatePlace};
+use crate::copy::dest;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::serve::control::CutoverSummary;
 use crate::serve::live::Live;
 use rekindle_engine::repository::{ReleaseReason, Repository};
-use rekindle_engine::restore::clear;
+use rekindle_engine::restore::{PlanRecord, clear, is_destination};
+use rekindle_io::block::FileBlock;
 use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::logfile::LogDir;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use super::adopt::move_map;
@@ -46,9 +49,12 @@ impl Restoring {
     }
     /// Throws it away: nothing is served any more. Files it made are removed; a device keeps a label that says what it was.
     pub fn discard(&self) -> Outcome<Vec<PathBuf>> {
+        let plan = self.set.plan();
+        // Refused while it still goes on.
+        let files = removable(&*self.dir, &self.app, &plan, |i| Ok(self.volumes[i].block.clone()))?;
         self.end_threads();
         self.set.stop().map_err(|e| self.cannot("stop", &e))?;
-        throw_away(&*self.dir, &self.state, &self.app, &self.destinations())?;
+        throw_away(&*self.dir, &self.state, &files, &self.destinations())?;
         self.release();
         Ok(self.app.made.clone())
     }
@@ -66,24 +72,59 @@ impl Restoring {
 /// Throws away a restore that no process serves. The repository is needed to let the snapshot go.
 pub fn discard_at_rest(found: &Found, place: &StatePlace, repository: &Repository) -> Outcome<Vec<PathBuf>> {
     let dir = place.open()?;
-    throw_away(&*dir, place, &found.app, &found.destinations())?;
+    let volumes = &found.plan.volumes;
+    let open = |i: usize| dest::open(Path::new(&volumes[i].destination), true, Some(volumes[i].blocks.0));
+    let files = removable(&*dir, &found.app, &found.plan, open)?;
+    throw_away(&*dir, place, &files, &found.destinations())?;
     release(repository, &found.app);
     Ok(found.app.made.clone())
 }
 
-/// Files first: a crash in between leaves a record that says what is missing, not half a disk without one.
-fn throw_away(dir: &dyn LogDir, place: &StatePlace, app: &App, destinations: &[PathBuf]) -> Outcome {
-    for path in &app.made {
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Failure::system(format!("cannot remove {}", path.display()), &e));
-            }
-            _ => {}
+/// The files a restore made, as far as they are there. What took the place of one of them is somebody's: refused.
+fn removable(
+    dir: &dyn LogDir,
+    app: &App,
+    plan: &PlanRecord,
+    open: impl Fn(usize) -> Outcome<Arc<FileBlock>>,
+) -> Outcome<Vec<PathBuf>> {
+    let there: Vec<PathBuf> = app.made.iter().filter(|p| p.symlink_metadata().is_ok()).cloned().collect();
+    for path in &there {
+        let Some(i) = plan.volumes.iter().position(|v| Path::new(&v.destination) == path) else { continue };
+        let block = open(i)?;
+        if let Err(e) = same_file(path, &block).and_then(|()| is_destination(dir, plan, i, block)) {
+            return Err(Failure::refused(
+                format!("{} was not discarded", plan.set),
+                format!(
+                    "{} would be removed, and it is not what was made for this: {}",
+                    path.display(),
+                    e.what
+                ),
+                format!("move it to another place, then: rekindle discard {0} --yes {0}", plan.set),
+            ));
         }
+    }
+    Ok(there)
+}
+
+/// Files first: a crash in between leaves a record that says what is missing, not half a disk without one.
+fn throw_away(dir: &dyn LogDir, place: &StatePlace, files: &[PathBuf], destinations: &[PathBuf]) -> Outcome {
+    for path in files {
+        std::fs::remove_file(path)
+            .map_err(|e| Failure::system(format!("cannot remove {}", path.display()), &e))?;
     }
     clear(dir).map_err(|e| Failure::io(format!("cannot throw away {}", place.path.display()), &e))?;
     place.remove(destinations);
     Ok(())
+}
+
+/// The name may lead to another file than the one that is open.
+fn same_file(path: &Path, open: &FileBlock) -> rekindle_io::Result<()> {
+    let error = |e: std::io::Error| rekindle_io::Error::os(path.display().to_string(), &e);
+    let (named, open) = (path.symlink_metadata().map_err(error)?, open.file().metadata().map_err(error)?);
+    if (named.dev(), named.ino()) == (open.dev(), open.ino()) {
+        return Ok(());
+    }
+    Err(rekindle_io::Error::new(rekindle_io::Kind::Invalid, "another file has that name now"))
 }
 
 /// Lets the snapshot go. A hold that stays costs space and is said; it is never wrong.

@@ -160,6 +160,21 @@ impl Found {
             && disks.len() == self.plan.volumes.len()
             && disks.iter().zip(&self.plan.volumes).all(|(d, v)| same(d, v))
     }
+    /// The failure of going on without one of the destinations.
+    pub fn gone(&self, destination: &Path, state: &StatePlace) -> Failure {
+        Failure::refused(
+            format!("cannot go on with the restore of {}", self.plan.set),
+            format!(
+                "its destination {} is gone; its state, with what was written to it, is still in {}",
+                destination.display(),
+                state.path.display()
+            ),
+            format!(
+                "put the destination back, or throw away what is left: rekindle discard {0} --yes {0}",
+                self.plan.set
+            ),
+        )
+    }
     /// The failure of using these disks for anything else.
     pub fn refuse(&self, disk: &Path) -> Failure {
         let volumes = self.plan.volumes.iter();
