@@ -142,8 +142,13 @@ def a_disk_that_grew(c):
     server.stop()
     with open(c.image, "ab") as f:
         f.write(b"".join(os.urandom(BLOCK) for _ in range(64)))
+    before, now = BLOCKS * BLOCK, (BLOCKS + 64) * BLOCK
+    grown = f"its size went from {before} to {now} bytes"
+    expect(grown in c.rekindle("backup", "shop", "-n").stdout, "-n does not say what the growth means")
     server = c.serve()
-    c.rekindle("backup", "shop")
+    expect(grown in c.rekindle("backup", "shop", "-n").stdout, "-n does not say what the growth means, served")
+    said = c.rekindle("backup", "shop").stdout
+    expect(grown in said and "the first" not in said, said)
     server.stop()
     c.newest_equals(c.image)
 
@@ -155,6 +160,7 @@ def a_disk_that_shrank(c):
     whole = c.path / "whole.raw"
     shutil.copyfile(c.image, whole)
     os.truncate(c.image, BLOCKS * BLOCK // 2)
+    expect("cut short" in c.rekindle("backup", "shop", "-n").stdout, "-n does not say that it will be refused")
     c.rekindle.refused("serve", "shop", c.image, *c.listen, code=(FAILED, REFUSED), says=str(c.image))
     expect(os.path.getsize(c.image) == BLOCKS * BLOCK // 2, "the refused disk was touched")
     c.newest_equals(whole)

@@ -60,9 +60,14 @@ fn record_of<'a>(volume: &dyn InstantVolume, info: &'a SnapshotInfo) -> Option<&
 
 fn basis(volume: &dyn InstantVolume, info: &SnapshotInfo) -> Basis {
     let Some(record) = record_of(volume, info) else {
-        let other = info.commit.volumes.iter().any(|v| v.uuid == volume.identity().uuid);
-        let why = if other { "the volume's size or blocks changed" } else { "the parent has no such volume" };
-        return Basis::Full(why.into());
+        let other = info.commit.volumes.iter().find(|v| v.uuid == volume.identity().uuid);
+        return Basis::Full(match other.map(|v| v.geometry.size) {
+            Some(size) if size != volume.geometry().size => {
+                format!("its size went from {size} to {} bytes", volume.geometry().size)
+            }
+            Some(_) => "its blocks changed their size".into(),
+            None => "no snapshot has this volume".into(),
+        });
     };
     match volume.changed(record.tracking, record.generation) {
         since @ Changed::Since { .. } => Basis::Tracked(since),

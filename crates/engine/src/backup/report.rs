@@ -104,4 +104,13 @@ impl BackupReport {
         };
         self.volumes.iter().filter_map(why).collect()
     }
+    /// Volumes that were stored whole although the set has snapshots, and why.
+    pub fn whole(&self) -> Vec<String> {
+        let why = |v: &VolumeReport| match &v.how {
+            How::Full(why) => Some(format!("{}: {why}", v.name)),
+            _ => None,
+        };
+        let first = self.snapshot.seq <= 1;
+        self.volumes.iter().filter(|_| !first).filter_map(why).collect()
+    }
 }

@@ -72,8 +72,6 @@ pub struct LiveOptions {
     pub logical_block: Option<u32>,
     /// What a trim does.
     pub discard: Discard,
-    /// An image that became smaller is meant to be.
-    pub allow_shrunk: bool,
     /// `LiveState::adopt` was called by this process and the image has been in its hands since.
     pub adopted: bool,
     /// Time.
@@ -91,7 +89,6 @@ impl LiveOptions {
             extent: None,
             logical_block: None,
             discard: Discard::Auto,
-            allow_shrunk: false,
             adopted: false,
             clock: Arc::new(SystemClock::new()),
         }

@@ -480,8 +480,7 @@ fn geometry(info: &Info, size: u64, extent: ExtentBytes) -> Result<Geometry> {
         .map_err(|e| Error::new(Kind::Invalid, e.to_string()))
 }
 
-/// Judges a known volume. A grown image is taken as it is, wholly unproven; a shrunk one lost data, so it is refused
-/// unless the caller says it is meant.
+/// Judges a known volume. A grown image is taken as it is, wholly unproven; a shrunk one lost data, so it is refused.
 fn welcome(
     record: Record,
     options: &LiveOptions,
@@ -498,7 +497,7 @@ fn welcome(
         );
         return Err(Error::new(Kind::Invalid, what));
     }
-    if info.size < old.size && !options.allow_shrunk {
+    if info.size < old.size {
         let what =
             format!("the image has {} bytes, the volume had {}: it was cut short", info.size, old.size);
         return Err(Error::new(Kind::Invalid, what));

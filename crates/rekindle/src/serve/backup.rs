@@ -143,7 +143,12 @@ pub fn host() -> String {
 fn summary(set: &str, r: &BackupReport) -> Summary {
     let id = r.snapshot.commit.snapshot;
     let compared = r.compared();
-    let parent = r.parent.map_or("the first".to_string(), |p| format!("after {}", p.short()));
+    let whole = r.whole();
+    let parent = match r.parent {
+        Some(p) => format!("after {}", p.short()),
+        None if whole.is_empty() => "the first".to_string(),
+        None => "stored whole".to_string(),
+    };
     let mut text = vec![format!(
         "backup    {set}@{}, {parent}: {} read, {} changed, {} stored in {}",
         id.short(),
@@ -153,6 +158,7 @@ fn summary(set: &str, r: &BackupReport) -> Summary {
         words::duration(r.took)
     )];
     text.extend(compared.iter().map(|why| format!("compared  {why}")));
+    text.extend(whole.iter().map(|why| format!("whole     {why}")));
     text.extend(r.warnings.iter().map(|w| format!("warning   {w}")));
     Summary {
         verb: "backup".into(),
@@ -167,6 +173,7 @@ fn summary(set: &str, r: &BackupReport) -> Summary {
             stored_bytes: r.stored_bytes,
             elapsed_s: r.took.as_secs_f64(),
             compared,
+            whole,
         }),
         ..Summary::default()
     }

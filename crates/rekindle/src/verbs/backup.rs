@@ -16,6 +16,8 @@ use crate::serve::record;
 use crate::serve::set::OwnedSet;
 use crate::show::words;
 use crate::signals::Asked;
+use rekindle_engine::repository::VolumeRecord;
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 /// What is backed up.
@@ -128,7 +130,7 @@ fn open(chosen: &Chosen) -> Outcome<Live> {
 }
 
 fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
-    let mut text = Vec::new();
+    let (mut text, mut sizes) = (Vec::new(), Vec::new());
     if chosen.owned {
         let status = status::one(&chosen.set)?.ok_or_else(|| status::nobody(&chosen.set))?;
         let size: u64 = status.volumes.iter().map(|v| v.size_bytes).sum();
@@ -138,11 +140,13 @@ fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
             words::bytes(size),
             status.pid
         ));
+        sizes.extend(status.volumes.into_iter().map(|v| (v.name, v.size_bytes)));
     } else {
         for (volume, path) in &chosen.disks {
-            std::fs::metadata(path)
-                .map_err(|e| Failure::system(format!("cannot back {} up", path.display()), &e))?;
+            let size =
+                size(path).map_err(|e| Failure::system(format!("cannot back {} up", path.display()), &e))?;
             text.push(format!("would     snapshot {volume} from {}, at rest", path.display()));
+            sizes.push((volume.clone(), size));
         }
     }
     if let Some(access) = access {
@@ -150,15 +154,34 @@ fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
         let listing = repository
             .snapshots(Some(&chosen.set))
             .map_err(|e| failure(format!("cannot list the snapshots of {}", chosen.set), &e))?;
-        text.push(match listing.snapshots.last() {
-            Some(s) => format!(
-                "into      {}, after {}@{}",
-                repository.place(),
-                chosen.set,
-                s.commit.snapshot.short()
-            ),
-            None => format!("into      {}, the first of {}", repository.place(), chosen.set),
-        });
+        match listing.snapshots.last() {
+            Some(s) => {
+                let short = s.commit.snapshot.short();
+                text.push(format!("into      {}, after {}@{short}", repository.place(), chosen.set));
+                text.extend(
+                    sizes.iter().filter_map(|(volume, size)| resized(&s.commit.volumes, volume, *size)),
+                );
+            }
+            None => text.push(format!("into      {}, the first of {}", repository.place(), chosen.set)),
+        }
     }
     Ok(steer::would("backup", &chosen.set, text, out))
+}
+
+/// Of a file or device.
+fn size(path: &Path) -> std::io::Result<u64> {
+    use std::io::{Seek, SeekFrom};
+    std::fs::File::open(path)?.seek(SeekFrom::End(0))
+}
+
+/// What becomes of a disk that has another size than in its newest snapshot.
+fn resized(before: &[VolumeRecord], volume: &str, size: u64) -> Option<String> {
+    let was = before.iter().find(|v| v.name == volume)?.geometry.size;
+    match size.cmp(&was) {
+        Ordering::Equal => None,
+        Ordering::Greater => Some(format!(
+            "whole     {volume}: its size went from {was} to {size} bytes, all of it is stored again"
+        )),
+        Ordering::Less => Some(format!("refused   {volume}: it was cut short, from {was} to {size} bytes")),
+    }
 }

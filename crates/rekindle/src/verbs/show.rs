@@ -21,7 +21,7 @@ pub fn run(args: &ShowArgs, out: Out) -> Outcome<u8> {
     out.line(format!("id        {}", shown.id));
     out.line(format!("time      {}", words::time(info.commit.time_ns)));
     out.line(format!("made by   {} on {}", shown.tool, shown.host));
-    out.line(format!("parent    {}", info.commit.parent.map_or("none: the first".into(), |p| p.short())));
+    out.line(format!("parent    {}", info.commit.parent.map_or("none".into(), |p| p.short())));
     if !shown.tags.is_empty() {
         out.line(format!("tags      {}", shown.tags.join(", ")));
     }

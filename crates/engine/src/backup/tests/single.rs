@@ -63,7 +63,7 @@ fn a_volume_of_another_size_or_identity_is_read_whole() {
     two[0].write(5, 3);
     let report = back_up(&mut two, &place, 4);
     assert_eq!(report.volumes[0].how, How::Incremental);
-    assert!(matches!(&report.volumes[1].how, How::Full(why) if why.contains("no such volume")));
+    assert!(matches!(&report.volumes[1].how, How::Full(why) if why.contains("no snapshot has this volume")));
 }
 
 /// A TiB of which nothing changed; data everywhere, so that reading any of it would show.

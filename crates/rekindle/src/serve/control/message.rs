@@ -124,6 +124,9 @@ pub struct BackupSummary {
     pub elapsed_s: f64,
     /// Volumes that had to be compared whole, and why.
     pub compared: Vec<String>,
+    /// Volumes that were stored whole although the set has snapshots, and why.
+    #[serde(default)]
+    pub whole: Vec<String>,
 }
 
 /// What a cutover did.
