@@ -18,7 +18,8 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
-    /// JSON: one document for lists, lines with `message_type` for long work
+    /// JSON: one document for lists, lines with `message_type` for long work, an `exit_error` for a failure; on stdout, but
+    /// on stderr where stdout carries a disk (`--to -`)
     #[arg(long, global = true)]
     pub json: bool,
     /// No remarks and no progress
@@ -83,6 +84,17 @@ pub enum Verb {
         /// Where
         dir: PathBuf,
     },
+}
+
+impl Verb {
+    /// What it writes to stdout is no text: a disk, a script.
+    pub fn stdout_is_data(&self) -> bool {
+        match self {
+            Verb::Restore(args) => !args.dry_run && args.to.iter().any(|to| to == "-"),
+            Verb::Completion { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// Which repository, and how it is opened. Passwords never stand on a command line.

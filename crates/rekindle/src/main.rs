@@ -21,10 +21,12 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before parsing: an error of clap is exit code 2 already, help and version are 0.
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return misspoken(&e),
+    };
     log(cli.verbose);
-    let out = out::Out::new(cli.json, cli.quiet);
+    let out = out::Out::new(cli.json, cli.quiet, cli.verb.stdout_is_data());
     match verbs::run(cli, out) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -32,6 +34,24 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit.code())
         }
     }
+}
+
+/// A command line that cannot be understood (2), or help and version (0). Under `--json` a failure like any other.
+fn misspoken(e: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().skip(1).take_while(|a| a != "--").any(|a| a == "--json");
+    if !e.use_stderr() || !json {
+        e.exit();
+    }
+    let text = e.render().to_string();
+    // What is wrong stands in the first paragraph; usage and tips follow.
+    let cause = text.split("\n\n").next().unwrap_or_default().trim_start_matches("error: ").trim();
+    let failure = errors::Failure::usage(
+        "cannot understand the command line",
+        cause,
+        "see `rekindle --help` or `rekindle VERB --help`",
+    );
+    out::Out::new(true, false, false).failure(&failure);
+    ExitCode::from(failure.exit.code())
 }
 
 /// Tracing to stderr as `REKINDLE_LOG` says (`info`, `rekindle_engine=debug`); without it warnings only, with `-v` what is

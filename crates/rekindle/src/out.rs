@@ -18,12 +18,15 @@ pub struct Out {
     pub live: bool,
     /// stdout is a terminal.
     pub terminal: bool,
+    /// stdout carries a disk or a script: JSON goes to stderr, so that it does not get between the bytes.
+    stdout_is_data: bool,
 }
 
 impl Out {
     /// From the command line and what stdout and stderr are.
-    pub fn new(json: bool, quiet: bool) -> Out {
-        Out { json, quiet, live: std::io::stderr().is_terminal(), terminal: std::io::stdout().is_terminal() }
+    pub fn new(json: bool, quiet: bool, stdout_is_data: bool) -> Out {
+        let (live, terminal) = (std::io::stderr().is_terminal(), std::io::stdout().is_terminal());
+        Out { json, quiet, live, terminal, stdout_is_data }
     }
     /// A result in words; nothing under `--json`.
     pub fn line(&self, text: impl AsRef<str>) {
@@ -50,14 +53,17 @@ impl Out {
     /// One JSON document, readable, under `--json`; nothing otherwise.
     pub fn document<T: Serialize>(&self, doc: &T) {
         if self.json {
-            print(std::io::stdout(), &serde_json::to_string_pretty(doc).expect("our types are always JSON"));
+            self.say(&serde_json::to_string_pretty(doc).expect("our types are always JSON"));
         }
     }
     /// One JSON line under `--json`; nothing otherwise.
     pub fn message<T: Serialize>(&self, message: &T) {
         if self.json {
-            print(std::io::stdout(), &serde_json::to_string(message).expect("our types are always JSON"));
+            self.say(&serde_json::to_string(message).expect("our types are always JSON"));
         }
+    }
+    fn say(&self, json: &str) {
+        if self.stdout_is_data { print(std::io::stderr(), json) } else { print(std::io::stdout(), json) }
     }
     /// The end of a verb that failed.
     pub fn failure(&self, failure: &Failure) {

@@ -3,11 +3,12 @@
 use super::diff::Diff;
 use super::init::Init;
 use super::restore::Plan;
+use super::serve::Check;
 use super::timeline::Timeline;
 use crate::cli::Cli;
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
-use crate::serve::control::{Message, Request, SetStatus};
+use crate::serve::control::{Message, Request, SetStatus, Summary};
 use crate::show::snapshot::Snapshot;
 use crate::show::usage::UsageReport;
 use clap::CommandFactory;
@@ -18,8 +19,7 @@ pub fn man(dir: &Path, out: Out) -> Outcome<u8> {
     make(dir)?;
     let command = Cli::command();
     clap_mangen::generate_to(command, dir).map_err(|e| cannot(dir, &e))?;
-    out.note(format!("man pages written to {}", dir.display()));
-    Ok(0)
+    Ok(written("man", format!("man pages written to {}", dir.display()), out))
 }
 
 /// One file a document.
@@ -29,6 +29,7 @@ pub fn schema(dir: &Path, out: Out) -> Outcome<u8> {
         ("message", schemars::schema_for!(Message)),
         ("control-request", schemars::schema_for!(Request)),
         ("status", schemars::schema_for!(Vec<SetStatus>)),
+        ("check", schemars::schema_for!(Check)),
         ("init", schemars::schema_for!(Init)),
         ("timeline", schemars::schema_for!(Timeline)),
         ("show", schemars::schema_for!(Snapshot)),
@@ -42,8 +43,13 @@ pub fn schema(dir: &Path, out: Out) -> Outcome<u8> {
         text.push('\n');
         std::fs::write(&path, text).map_err(|e| cannot(&path, &e))?;
     }
-    out.note(format!("schemas written to {}", dir.display()));
-    Ok(0)
+    Ok(written("schema", format!("schemas written to {}", dir.display()), out))
+}
+
+fn written(verb: &str, text: String, out: Out) -> u8 {
+    out.note(&text);
+    out.message(&Message::Summary(Summary { verb: verb.into(), text: vec![text], ..Summary::default() }));
+    0
 }
 
 fn make(dir: &Path) -> Outcome {

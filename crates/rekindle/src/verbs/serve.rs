@@ -16,12 +16,16 @@ use crate::serve::record;
 use crate::serve::restoring::{self, Found, Restoring, StatePlace, Wishes};
 use crate::serve::schedule::Schedule;
 use crate::serve::set::OwnedSet;
+use crate::show::words;
 use crate::signals::Asked;
 use crate::verbs::restore::going_on;
 use crate::{names, places};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rekindle_export::nbd::Listen;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -102,7 +106,28 @@ fn access(args: &ServeArgs, config: &Config) -> Outcome<Option<Access>> {
     }
 }
 
+/// What `--check` found, as JSON.
+#[derive(Serialize, JsonSchema)]
+pub struct Check {
+    /// The sets, by name.
+    sets: Vec<CheckedSet>,
+    /// The repository, which opens; absent if none is named.
+    repository: Option<String>,
+}
+
+/// A set that can be served.
+#[derive(Serialize, JsonSchema)]
+pub struct CheckedSet {
+    /// Its name.
+    name: String,
+    /// Its disks, by volume name.
+    disks: BTreeMap<String, String>,
+    /// When the schedule would fire next; RFC 3339, UTC.
+    next_backup: Option<String>,
+}
+
 fn check(plan: &Plan, out: Out) -> Outcome<u8> {
+    let mut found = Check { sets: Vec::new(), repository: None };
     for set in &plan.sets {
         for (volume, path) in &set.disks {
             std::fs::metadata(path).map_err(|e| {
@@ -113,20 +138,21 @@ fn check(plan: &Plan, out: Out) -> Outcome<u8> {
             })?;
         }
         let next = set.backup.as_ref().and_then(|c| c.next(Timestamp::now(), &TimeZone::system()));
-        let backup = next.map_or(String::new(), |t| {
-            let ns = u64::try_from(t.as_nanosecond()).unwrap_or(0);
-            format!(", next backup {}", crate::show::words::time(ns))
+        let next = next.map(|t| u64::try_from(t.as_nanosecond()).unwrap_or(0));
+        let backup = next.map_or(String::new(), |ns| format!(", next backup {}", words::time(ns)));
+        out.line(format!("{:<9} {}{backup}", set.name, words::count(set.disks.len() as u64, "volume")));
+        found.sets.push(CheckedSet {
+            name: set.name.clone(),
+            disks: set.disks.iter().map(|(v, p)| (v.clone(), p.display().to_string())).collect(),
+            next_backup: next.map(words::rfc3339),
         });
-        out.line(format!(
-            "{:<9} {}{backup}",
-            set.name,
-            crate::show::words::count(set.disks.len() as u64, "volume")
-        ));
     }
     if let Some(access) = &plan.access {
         access.open()?;
         out.line(format!("repo      {} opens", access.place.display()));
+        found.repository = Some(access.place.display().to_string());
     }
+    out.document(&found);
     Ok(0)
 }
 

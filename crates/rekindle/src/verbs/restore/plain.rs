@@ -43,7 +43,7 @@ pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u
     }
     let to_stdout = matches!(opened.targets, Targets::Stdout(_));
     let summary = summary(&opened, &work.counters, begun.elapsed(), !args.no_verify && !to_stdout);
-    if to_stdout {
+    if to_stdout && !out.json {
         // stdout is the disk.
         summary.text.iter().for_each(|l| out.note(l));
     } else {
