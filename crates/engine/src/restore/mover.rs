@@ -338,9 +338,7 @@ impl Mover {
         let all = end == changes.len();
         let synced = if all { p.volumes.iter().try_for_each(|v| lock(&v.pages).sync()) } else { Ok(()) };
         if let Err(e) = synced {
-            // The changes are no longer known here: only a reopening can tell what is durable.
-            p.fail(e.clone().at("state pages"));
-            return Err(e);
+            return self.wait_for_space(p, e.at("state pages"), Phase::Pages { changes, upto: end });
         }
         self.phase = if all { Phase::Free } else { Phase::Pages { changes, upto: end } };
         Ok(Step::Worked)

@@ -1,21 +1,26 @@
 //! The durable copy of the claim table: place, overlay bit and mark of every extent, in pages of 2,048 extents.
 //!
-//! A page has two slots, written in turn, each with a sequence and a checksum; the newer whole one counts, so a torn
-//! page falls back to what was durable before. That is safe because whatever relies on a page (freeing a log record)
-//! waits for its sync. A page that was never written means: absent, unmarked. Two damaged slots are an error, not absent:
-//! data may lie in the target alone. A page is written at most once between two syncs, or the second write would destroy
-//! the only durable copy.
+//! A page has two slots, each with a sequence and a checksum; the newer whole one counts. An update writes one of them,
+//! `sync` makes that durable and only then writes the other the same: a torn write leaves what was durable before, which
+//! is safe because whatever relies on a page (freeing a log record) waits for `sync`; and once it has returned a damaged
+//! sector leaves the other slot. (With slots written in turn, damage of the newer one brought the older back: extents that
+//! had come since counted as absent, and the moment would have been put over what the guest had flushed.)
+//!
+//! A page that was never written means: absent, unmarked; so does one whose first slot is torn while the other is blank.
+//! Two damaged slots are an error, not absent: data may lie in the target alone. A page is updated at most once between
+//! two syncs, or the second write would destroy the only durable copy.
 //!
 //! Slot: magic `RKPG`, CRC-32C of everything behind it, sequence u64, page u64, 1,024 bytes of states (two extents a
 //! byte, low half first: place in bits 0-1, overlay in bit 2), 2,048 bytes of marks. Page p lies at p x 8,192.
 
 use super::claims::CHUNK;
+use super::lock;
 use rekindle_core::bytes::{Reader, Writer, crc32c};
 use rekindle_core::hydrate::{Place, State};
 use rekindle_io::logfile::LogFile;
 use rekindle_io::{Error, Kind, Result};
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 
 const SLOT: u64 = 4096;
 const MAGIC: u32 = u32::from_le_bytes(*b"RKPG");
@@ -74,7 +79,10 @@ impl Page {
 /// The pages of one volume.
 pub struct Pages {
     file: Arc<dyn LogFile>,
-    written: HashSet<u64>,
+    /// Updated since the last sync.
+    written: BTreeSet<u64>,
+    /// A crash came between the two slots of these.
+    uneven: Mutex<BTreeSet<u64>>,
 }
 
 impl Pages {
@@ -83,9 +91,9 @@ impl Pages {
         if file.len()? > 0 {
             file.sync()?;
         }
-        Ok(Pages { file, written: HashSet::new() })
+        Ok(Pages { file, written: BTreeSet::new(), uneven: Mutex::default() })
     }
-    fn read(&self, page: u64) -> Result<(Page, u64)> {
+    fn read(&self, page: u64) -> Result<Chosen> {
         let mut raw = vec![0; 2 * SLOT as usize];
         self.file.read_at(page * 2 * SLOT, &mut raw)?;
         choose(&raw, page)
@@ -93,21 +101,37 @@ impl Pages {
     /// Changes one page; durable after `sync`.
     pub fn update(&mut self, page: u64, change: impl FnOnce(&mut Page)) -> Result<()> {
         assert!(!self.written.contains(&page), "a state page was written twice before a sync");
-        let (mut content, slot) = self.read(page)?;
+        let Chosen { mut content, other, .. } = self.read(page)?;
         content.sequence += 1;
         change(&mut content);
         // A write that fails (no space) may be tried again: it only ever touches the slot that does not count.
-        self.file.write_at(page * 2 * SLOT + slot * SLOT, &[&content.encode(page)])?;
+        self.file.write_at(page * 2 * SLOT + other * SLOT, &[&content.encode(page)])?;
         self.written.insert(page);
         Ok(())
     }
-    /// Makes all updates durable.
+    /// Makes all updates durable, in both slots. After an error for want of space it may be tried again.
     pub fn sync(&mut self) -> Result<()> {
-        if !self.written.is_empty() {
-            self.file.sync()?;
-            self.written.clear();
+        if self.written.is_empty() {
+            return Ok(());
         }
+        self.file.sync()?;
+        self.even_out(&self.written)?;
+        self.written.clear();
         Ok(())
+    }
+    /// After a crash: what counts is in both slots. Also what no page was updated for since.
+    pub fn mend(&mut self) -> Result<()> {
+        let uneven = std::mem::take(&mut *lock(&self.uneven));
+        if uneven.is_empty() { Ok(()) } else { self.even_out(&uneven) }
+    }
+    fn even_out(&self, pages: &BTreeSet<u64>) -> Result<()> {
+        for page in pages {
+            let Chosen { content, other, even } = self.read(*page)?;
+            if !even {
+                self.file.write_at(page * 2 * SLOT + other * SLOT, &[&content.encode(*page)])?;
+            }
+        }
+        self.file.sync()
     }
     /// Hands every page that was ever written to `each`, reading 1 MiB at a time.
     pub fn load(&self, pages: u64, mut each: impl FnMut(u64, &Page)) -> Result<()> {
@@ -121,7 +145,11 @@ impl Pages {
             self.file.read_at(first * 2 * SLOT, raw)?;
             for (page, raw) in (first..).zip(raw.chunks(2 * SLOT as usize)) {
                 if raw.iter().any(|b| *b != 0) {
-                    each(page, &choose(raw, page)?.0);
+                    let chosen = choose(raw, page)?;
+                    if !chosen.even {
+                        lock(&self.uneven).insert(page);
+                    }
+                    each(page, &chosen.content);
                 }
             }
         }
@@ -129,16 +157,29 @@ impl Pages {
     }
 }
 
-/// The newer whole slot, and the slot to write next.
-fn choose(raw: &[u8], page: u64) -> Result<(Page, u64)> {
+/// What counts of a page.
+struct Chosen {
+    content: Page,
+    /// The slot that does not count: the one to write next.
+    other: u64,
+    /// Both slots hold the same.
+    even: bool,
+}
+
+fn choose(raw: &[u8], page: u64) -> Result<Chosen> {
     let slots = raw.split_at(SLOT as usize);
     let blank = |s: &[u8]| s.iter().all(|b| *b == 0);
+    let chosen = |content, other, even| Ok(Chosen { content, other, even });
     match (Page::decode(slots.0, page), Page::decode(slots.1, page)) {
-        (Some(a), Some(b)) if a.sequence > b.sequence => Ok((a, 1)),
-        (Some(a), None) => Ok((a, 1)),
-        (_, Some(b)) => Ok((b, 0)),
+        (Some(a), Some(b)) if a.sequence > b.sequence => chosen(a, 1, false),
+        (Some(a), Some(b)) => {
+            let even = a.sequence == b.sequence;
+            chosen(b, 0, even)
+        }
+        (Some(a), None) => chosen(a, 1, false),
+        (None, Some(b)) => chosen(b, 0, false),
         // Never written, or torn while it was written for the first time: then nothing relied on it.
-        (None, None) if blank(slots.1) => Ok((Page::blank(), 0)),
+        (None, None) if blank(slots.1) => chosen(Page::blank(), 0, true),
         (None, None) => Err(Error::new(
             Kind::Corrupt,
             format!(
@@ -151,8 +192,8 @@ fn choose(raw: &[u8], page: u64) -> Result<(Page, u64)> {
 #[cfg(all(test, not(feature = "shuttle")))]
 mod tests {
     use super::*;
-    use rekindle_io::fault::Crash;
-    use rekindle_io::logfile::{LogDir, MemDir};
+    use rekindle_io::fault::{Crash, FaultPlan};
+    use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
 
     fn open(dir: &Arc<MemDir>) -> Pages {
         let file = match dir.open("s").expect("a folder in memory") {
@@ -217,25 +258,86 @@ mod tests {
                     || found == Vec::from_iter(old)
                     || found == [(7, 0)] && version == 1;
                 assert!(ok, "seed {seed}: {version} was written, {found:?} found");
+                pages.file.sync().expect("a folder in memory");
+                pages.file.write_at(15 * SLOT, &[&[version; 700]]).expect("a folder in memory");
+                let torn = versions(&dir.crash(Crash::Power { seed })).expect("the first slot is durable");
+                assert_eq!(torn, [(7, version)], "seed {seed}");
                 pages.sync().expect("a folder in memory");
                 assert_eq!(versions(&dir.crash(Crash::Power { seed })).expect("durable"), [(7, version)]);
             }
         }
     }
 
+    /// From the first version on, in any sector of either slot: garbage, zeros, what another sector holds, a flipped bit.
     #[test]
-    fn two_damaged_copies_are_an_error_not_absent() {
+    fn one_damaged_sector_never_brings_an_older_version_back() {
+        let damages: [fn(&mut [u8]); 4] =
+            [|s| s.fill(0xff), |s| s.fill(0), |s| s.rotate_left(1), |s| s.iter_mut().for_each(|b| *b ^= 1)];
+        let dir = MemDir::new();
+        let mut pages = open(&dir);
+        for version in 1..4 {
+            set(&mut pages, 0, version);
+            pages.sync().expect("a folder in memory");
+            for (sector, damage) in (0..2 * SLOT / 512).flat_map(|s| damages.iter().map(move |d| (s, d))) {
+                let hurt = dir.crash(Crash::Kill);
+                let file = hurt.open("s").expect("a folder in memory").expect("it was made");
+                let mut raw = [0; 512];
+                file.read_at(sector * 512, &mut raw).expect("a folder in memory");
+                damage(&mut raw);
+                file.write_at(sector * 512, &[&raw]).expect("a folder in memory");
+                assert_eq!(versions(&hurt).expect("the other counts"), [(0, version)], "sector {sector}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_damaged_byte_never_brings_an_older_version_back() {
         let dir = MemDir::new();
         let mut pages = open(&dir);
         for version in 1..3 {
             set(&mut pages, 0, version);
             pages.sync().expect("a folder in memory");
+            let mut raw = vec![0; 2 * SLOT as usize];
+            open(&dir).file.read_at(0, &mut raw).expect("a folder in memory");
+            for at in 0..raw.len() {
+                raw[at] ^= 0x10;
+                let found = choose(&raw, 0).expect("the other counts").content;
+                assert!(found.marks.iter().all(|m| *m == version), "byte {at}");
+                raw[at] ^= 0x10;
+            }
         }
-        let file = dir.open("s").expect("a folder in memory").expect("it was made");
-        file.write_at(100, &[b"x"]).expect("a folder in memory");
-        assert_eq!(versions(&dir).expect("the other counts"), [(0, 2)]);
-        file.write_at(SLOT + 100, &[b"x"]).expect("a folder in memory");
-        assert_eq!(versions(&dir).map(drop).expect_err("nothing may be assumed").kind, Kind::Corrupt);
+    }
+
+    /// A power cut between the two slots of a sync: mended when it is opened, damage is harmless again.
+    #[test]
+    fn a_crash_between_the_slots_is_mended() {
+        let (mem, plan) = (MemDir::new(), Arc::new(FaultPlan::new()));
+        let mut pages = open(&mem);
+        set(&mut pages, 0, 1);
+        pages.sync().expect("a folder in memory");
+        let faulty: Arc<dyn LogDir> = FaultyDir::new(mem.clone(), plan.clone());
+        let file = faulty.open("s").expect("a folder in memory").expect("it was made");
+        let mut pages = Pages::open(file).expect("a folder in memory");
+        set(&mut pages, 0, 2);
+        plan.die_at(plan.count() + 1);
+        assert!(pages.sync().is_err());
+        let after = mem.crash(Crash::Power { seed: 1 });
+        assert_eq!(versions(&after).expect("whole"), [(0, 2)]);
+        let mut pages = open(&after);
+        pages.load(1, |_, _| {}).expect("whole");
+        pages.mend().expect("a folder in memory");
+        let file = after.open("s").expect("a folder in memory").expect("it was made");
+        for slot in 0..2 {
+            let hurt = after.crash(Crash::Power { seed: 2 });
+            hurt.open("s")
+                .expect("in memory")
+                .expect("made")
+                .write_at(slot * SLOT, &[b"x"])
+                .expect("in memory");
+            assert_eq!(versions(&hurt).expect("the other counts"), [(0, 2)], "slot {slot}");
+        }
+        file.write_at(0, &[b"x"]).and_then(|()| file.write_at(SLOT, &[b"x"])).expect("a folder in memory");
+        assert_eq!(versions(&after).map(drop).expect_err("nothing may be assumed").kind, Kind::Corrupt);
     }
 
     #[test]

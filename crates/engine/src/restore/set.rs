@@ -179,6 +179,7 @@ impl RestoreSet {
         } else {
             go_on(&mut plan, &slot, &volumes, &*state)?
         };
+        volumes.iter().try_for_each(|v| lock(&v.pages).mend())?;
         let sizes: Vec<u64> = volumes.iter().map(|v| v.geometry.size).collect();
         let (owner, limits) = (plan.restore_uuid()?, plan.log_limits());
         let (log, report) = if new {
