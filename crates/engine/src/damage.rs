@@ -10,12 +10,13 @@ const CHUNK: u64 = 2048;
 const REASONS_MAX: usize = 2048;
 
 /// The damaged extents of one volume: exact however many there are (an eighth of a byte each), reasons of the first ones.
-#[derive(Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Damaged {
     chunks: BTreeMap<u64, Box<[u64; (CHUNK / 64) as usize]>>,
     reasons: BTreeMap<u64, Reason>,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug)]
 struct Reason {
     object: Option<Box<str>>,
     what: String,

@@ -7,7 +7,10 @@
 //! - **Resuming** needs no state: a destination that exists is compared by id with the snapshot, and what is equal
 //!   stays. So an interrupted copy goes on where it was, and a copy over an old version of the volume moves the
 //!   difference only.
-//! - **A store that is away** is waited for, up to the caller's patience; anything else ends the copy.
+//! - **A store that is away** is waited for, up to the caller's patience.
+//! - **Damage** costs what it hits: zeros are written there, the copy goes on, and its report names those bytes. The same
+//!   copy again asks for them again; what the destination has right already needs no pack.
+//! - Anything else ends the copy.
 
 mod diff;
 mod edges;
@@ -15,17 +18,20 @@ mod plan;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod worker;
 
 pub use diff::{DiffSummary, diff_bytes, diff_snapshots};
 pub use stream::copy_to_stream;
+pub use verify::verify;
 
+use crate::damage::{Damage, Damaged};
 use crate::progress::{Done, Progress};
 use crate::repository::{Id, SnapshotHolder};
 use plan::{Batch, Planner};
-use rekindle_core::volume::ExtentRange;
+use rekindle_core::volume::{ExtentRange, Geometry};
 use rekindle_io::destination::Destination;
-use rekindle_io::holder::Holder;
+use rekindle_io::holder::{Holder, Presence};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -34,6 +40,8 @@ use worker::Worker;
 
 /// Batches that wait for a worker.
 const QUEUE: usize = 32;
+/// Damaged ranges that a report names.
+const RANGES_MAX: usize = 10_000;
 /// Time between two words to the watcher.
 const TELL_EVERY: Duration = Duration::from_millis(50);
 
@@ -61,16 +69,18 @@ pub struct CopyOptions {
     pub threads: usize,
     /// How long a store may be away, without anything coming, before the copy is given up.
     pub patience: Duration,
+    /// Bytes a second that may be fetched.
+    pub limit: Option<u64>,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        CopyOptions { threads: 2, patience: Duration::from_secs(60) }
+        CopyOptions { threads: 2, patience: Duration::from_secs(60), limit: None }
     }
 }
 
 /// What a copy did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct CopyReport {
     /// Bytes of the volume.
     pub size_bytes: u64,
@@ -82,12 +92,15 @@ pub struct CopyReport {
     pub zero_bytes: u64,
     /// Bytes that came from the repository.
     pub fetched_bytes: u64,
+    /// What could not be had: it reads as zeros. A copy that has any is not the volume.
+    pub damage: Damage,
     /// From beginning to durable.
     pub took: Duration,
+    damaged: Damaged,
 }
 
 /// Copies the volume that `holder` holds to `to`. With `compare`, what a destination that is not fresh has already is
-/// left alone. Durable when it returns.
+/// left alone. Durable when it returns; whole if the report says so.
 pub fn copy(
     holder: &Arc<dyn Holder>,
     compare: Option<&dyn Compare>,
@@ -95,10 +108,9 @@ pub fn copy(
     options: &CopyOptions,
     progress: &dyn Progress,
 ) -> Result<CopyReport> {
-    let begin = Instant::now();
     let geometry = holder.geometry();
     let compare = compare.filter(|_| !to.is_fresh());
-    let shared = Shared::new(geometry.size, options, progress);
+    let shared = Shared::new(geometry, options, progress);
     let edges = edges::Edges::of(&geometry);
     if !to.is_fresh() {
         edges.ranges().try_for_each(|r| to.zero(r))?;
@@ -111,14 +123,28 @@ pub fn copy(
     }
     to.flush()?;
     progress.update(shared.done());
-    Ok(CopyReport {
-        size_bytes: geometry.size,
-        written_bytes: shared.written.load(Ordering::Relaxed),
-        equal_bytes: shared.equal.load(Ordering::Relaxed),
-        zero_bytes: shared.zero.load(Ordering::Relaxed),
-        fetched_bytes: shared.fetched.load(Ordering::Relaxed),
-        took: begin.elapsed(),
-    })
+    Ok(shared.report())
+}
+
+/// What copies of the volume that `holder` holds move, and what they write: bytes, from metadata alone.
+pub fn stored(holder: &dyn Holder) -> Result<(u64, u64)> {
+    let geometry = holder.geometry();
+    let (mut moved, mut written) = (0, 0);
+    let mut presence = Vec::new();
+    for first in (0..geometry.extents()).step_by(plan::LEAF as usize) {
+        presence.clear();
+        match holder.presence(first, plan::LEAF.min(geometry.extents() - first), &mut presence) {
+            // What nobody can say is what nobody will move.
+            Err(e) if e.is_loss() => {}
+            other => other?,
+        }
+        for (extent, p) in (first..).zip(&presence) {
+            if let Presence::Stored { stored, .. } = p {
+                (moved, written) = (moved + u64::from(*stored), written + geometry.extent_bytes(extent).len);
+            }
+        }
+    }
+    Ok((moved, written))
 }
 
 /// Plans on one thread, works on the others; tells the watcher from this one.
@@ -184,7 +210,10 @@ fn watch(ends: &mpsc::Receiver<Result<()>>, shared: &Shared<'_>) -> Result<()> {
 struct Shared<'a> {
     options: CopyOptions,
     progress: &'a dyn Progress,
-    size: u64,
+    begin: Instant,
+    geometry: Geometry,
+    damaged: Mutex<Damaged>,
+    lost: AtomicU64,
     stop: AtomicBool,
     written: AtomicU64,
     equal: AtomicU64,
@@ -193,12 +222,15 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn new(size: u64, options: &CopyOptions, progress: &'a dyn Progress) -> Self {
+    fn new(geometry: Geometry, options: &CopyOptions, progress: &'a dyn Progress) -> Self {
         let n = || AtomicU64::new(0);
         Shared {
             options: *options,
             progress,
-            size,
+            begin: Instant::now(),
+            geometry,
+            damaged: Mutex::default(),
+            lost: n(),
             stop: AtomicBool::new(false),
             written: n(),
             equal: n(),
@@ -207,8 +239,47 @@ impl<'a> Shared<'a> {
         }
     }
     fn done(&self) -> Done {
-        let sum = [&self.written, &self.equal, &self.zero].iter().map(|n| n.load(Ordering::Relaxed)).sum();
-        Done { done_bytes: sum, total_bytes: self.size, moved_bytes: self.fetched.load(Ordering::Relaxed) }
+        let all = [&self.written, &self.equal, &self.zero, &self.lost];
+        let moved_bytes = self.fetched.load(Ordering::Relaxed);
+        let done_bytes = all.iter().map(|n| n.load(Ordering::Relaxed)).sum();
+        Done { done_bytes, total_bytes: self.geometry.size, moved_bytes }
+    }
+    fn report(&self) -> CopyReport {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        CopyReport {
+            size_bytes: self.geometry.size,
+            written_bytes: self.written.load(Ordering::Relaxed),
+            equal_bytes: self.equal.load(Ordering::Relaxed),
+            zero_bytes: self.zero.load(Ordering::Relaxed),
+            fetched_bytes: self.fetched.load(Ordering::Relaxed),
+            damage: damaged.report(&self.geometry, RANGES_MAX, |_| true),
+            took: self.begin.elapsed(),
+            damaged,
+        }
+    }
+    /// `extent` cannot be had: zeros are its place in the copy.
+    fn lost(&self, extent: u64, e: &Error, to: &dyn Destination) -> Result<()> {
+        let range = self.geometry.extent_bytes(extent);
+        if !to.is_fresh() {
+            to.zero(range)?;
+        }
+        if self.damaged.lock().unwrap_or_else(PoisonError::into_inner).add(extent, e) {
+            self.lost.fetch_add(range.len, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+    /// Waits until what was fetched is within the limit.
+    fn keep_pace(&self) -> Result<()> {
+        let Some(limit) = self.options.limit else { return Ok(()) };
+        let due = || {
+            let moved = self.fetched.load(Ordering::Relaxed) as f64;
+            Duration::from_secs_f64(moved / limit.max(1) as f64).saturating_sub(self.begin.elapsed())
+        };
+        while !due().is_zero() {
+            self.check()?;
+            std::thread::sleep(due().min(TELL_EVERY));
+        }
+        Ok(())
     }
     /// An error once the copy was stopped or another thread failed.
     fn check(&self) -> Result<()> {

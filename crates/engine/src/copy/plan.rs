@@ -13,7 +13,7 @@ use std::sync::mpsc::SyncSender;
 /// Extents looked at together: 16 GiB at 64 KiB, 10 MiB of memory.
 const WINDOW: u64 = 1 << 18;
 /// Extents of a presence request, and of a comparison: one leaf.
-const LEAF: u64 = 1024;
+pub(super) const LEAF: u64 = 1024;
 /// Bytes that a batch fetches at most, unless one extent is larger.
 const BATCH_BYTES: u64 = 2 << 20;
 
@@ -65,12 +65,20 @@ impl<'a> Planner<'a> {
 
     fn leaf(&self, extents: ExtentRange, wanted: &mut Wanted, shared: &Shared<'_>) -> Result<()> {
         let mut presence = Vec::with_capacity(extents.count() as usize);
-        super::worker::patiently(shared, || {
+        let known = super::worker::patiently(shared, || {
             presence.clear();
             self.holder.presence(extents.start, extents.count(), &mut presence)
-        })?;
+        });
+        match known {
+            Err(e) if e.is_loss() => return extents.iter().try_for_each(|x| shared.lost(x, &e, self.to)),
+            other => other?,
+        }
         let ids = match self.compare {
-            Some(compare) => Some((compare, super::worker::patiently(shared, || compare.ids(extents))?)),
+            Some(compare) => match super::worker::patiently(shared, || compare.ids(extents)) {
+                // They only spare fetches.
+                Err(e) if e.is_loss() => None,
+                other => Some((compare, other?)),
+            },
             None => None,
         };
         let mut zeros = ExtentRange { start: extents.start, end: extents.start };

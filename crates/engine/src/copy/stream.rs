@@ -1,5 +1,6 @@
 //! A copy to a stream (`-`): in the volume's own order, read ahead by a few threads, zeros written out. It cannot be
-//! resumed and nothing of it is withheld; whoever reads it knows by its length and our exit code whether it is whole.
+//! resumed and nothing of it is withheld; whoever reads it knows by its length and our exit code whether it is whole. So
+//! it ends at the first damaged extent: zeros there would be taken for data.
 
 use super::worker::patiently;
 use super::{CopyOptions, CopyReport, Shared, TELL_EVERY};
@@ -26,13 +27,12 @@ pub fn copy_to_stream(
     options: &CopyOptions,
     progress: &dyn Progress,
 ) -> Result<CopyReport> {
-    let begin = Instant::now();
     let geometry = holder.geometry();
-    let shared = Shared::new(geometry.size, options, progress);
+    let shared = Shared::new(geometry, options, progress);
     let source = Held { holder, shared: &shared };
     let readers = if holder.answers_inline() { options.threads } else { options.threads.max(READERS_FAR) };
     let order = ReadOrder::new(vec![ExtentRange { start: 0, end: geometry.extents() }], &[]);
-    let mut told = begin;
+    let mut told = Instant::now();
     let mut take = |found: Found<'_>| {
         match found {
             Found::Data(_, bytes) => {
@@ -55,6 +55,7 @@ pub fn copy_to_stream(
             progress.update(shared.done());
         }
         if progress.cancelled() {
+            shared.stop.store(true, Relaxed);
             return Err(Error::new(Kind::Cancelled, "the copy was stopped; the stream is not whole"));
         }
         Ok(())
@@ -62,14 +63,7 @@ pub fn copy_to_stream(
     collect(&source, order, readers, &mut take)?;
     to.flush().map_err(|e| error(&e))?;
     progress.update(shared.done());
-    Ok(CopyReport {
-        size_bytes: geometry.size,
-        written_bytes: shared.written.load(Relaxed),
-        zero_bytes: shared.zero.load(Relaxed),
-        fetched_bytes: shared.fetched.load(Relaxed),
-        equal_bytes: 0,
-        took: begin.elapsed(),
-    })
+    Ok(shared.report())
 }
 
 fn error(e: &std::io::Error) -> Error {
@@ -147,6 +141,7 @@ impl Source for Held<'_> {
         Ok(None)
     }
     fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()> {
-        patiently(self.shared, || self.read_once(extents, out))
+        patiently(self.shared, || self.read_once(extents, out))?;
+        self.shared.keep_pace()
     }
 }

@@ -51,7 +51,7 @@ fn holder(image: &[u8]) -> (Arc<MemHolder>, Arc<dyn Holder>) {
 }
 
 fn quick() -> CopyOptions {
-    CopyOptions { threads: 2, patience: Duration::ZERO }
+    CopyOptions { threads: 2, patience: Duration::ZERO, limit: None }
 }
 
 /// 200 extents: more than both edges, zeros in between.
@@ -82,7 +82,7 @@ fn to_a_fresh_file_with_its_holes() {
             written_bytes: stored,
             zero_bytes: len - stored,
             fetched_bytes: stored,
-            ..report
+            ..report.clone()
         };
         assert_eq!(report, want);
         assert!(std::fs::metadata(&path).unwrap().blocks() * 512 <= stored + 65536, "holes stay holes");
@@ -162,21 +162,72 @@ fn half_a_copy_is_no_volume_and_goes_on() {
     assert!(report.equal_bytes >= had && mem.fetches().0 > before);
 }
 
+/// Goal: what is damaged is named and reads as zeros, everything else is there; the same copy again brings what is mended
+/// and moves nothing else; a copy in which something differs on the medium is found. Method: fresh and used destinations.
 #[test]
-fn damage_ends_the_copy_and_names_itself() {
+fn damage_is_named_and_everything_else_arrives() {
     let dir = tempfile::tempdir().unwrap();
     let image = usual();
-    for threads in [1, 2, 5] {
+    let g = geometry(image.len() as u64);
+    for (threads, used) in [(1, false), (2, true), (5, false)] {
         let (mem, holder) = holder(&image);
-        mem.set_damaged(101, true);
+        [0, 101, 102, 199].iter().for_each(|e| mem.set_damaged(*e, true));
         let path = dir.path().join(threads.to_string());
-        let to = FileDestination::create(&path, image.len() as u64).unwrap();
-        let e = copy(&holder, None, &to, &CopyOptions { threads, ..quick() }, &Unwatched).unwrap_err();
-        assert!(e.kind == Kind::Corrupt && e.what.contains("101"), "{e}");
-        assert!(edges_are_zero(&path));
+        if used {
+            std::fs::write(&path, vec![0xee; image.len()]).unwrap();
+        }
+        let options = CopyOptions { threads, ..quick() };
+        let to = open_destination(&path, &g).unwrap();
+        let report = copy(&holder, Some(&ById(&image)), &*to, &options, &Unwatched).unwrap();
+        let ranges: Vec<_> =
+            report.damage.ranges.iter().map(|r| (r.range.start / EXTENT, r.range.len)).collect();
+        assert_eq!(ranges, [(0, EXTENT), (101, 2 * EXTENT), (199, EXTENT - 512)]);
+        assert!(report.damage.ranges[1].why.contains("101"), "{report:?}");
+        assert_eq!(report.damage.bytes + report.written_bytes + report.zero_bytes, g.size);
+        let mut want = image.clone();
+        report
+            .damage
+            .ranges
+            .iter()
+            .for_each(|r| want[r.range.start as usize..r.range.end() as usize].fill(0));
+        assert!(std::fs::read(&path).unwrap() == want);
+        let right =
+            |report: &CopyReport| verify(&g, &ById(&image), &*to, report, &options, &Unwatched).unwrap();
+        assert_eq!((right(&report), right(&CopyReport::default())), (0, 4), "known damage is left out");
+        to.write(100 * EXTENT + 7, &[1]).unwrap();
+        to.write(65 * EXTENT + 7, &[1]).unwrap();
+        assert_eq!(right(&report), 2, "data and a hole");
+        drop(to);
+        // The same again: 101 is mended, the others are not. What is right stays.
+        mem.set_damaged(101, false);
+        let before = mem.fetches_of(50);
+        let to = open_destination(&path, &g).unwrap();
+        let report = copy(&holder, Some(&ById(&image)), &*to, &options, &Unwatched).unwrap();
+        assert_eq!((report.damage.extents, mem.fetches_of(50)), (3, before + 1), "50 lies in the first MiB");
+        assert!(report.equal_bytes > 0 && mem.fetches_of(110) == 1);
+        assert!(
+            std::fs::read(&path).unwrap()[65 * EXTENT as usize..102 * EXTENT as usize]
+                == image[65 * EXTENT as usize..102 * EXTENT as usize]
+        );
         let e = copy_to_stream(&holder, &mut Vec::new(), &quick(), &Unwatched).unwrap_err();
-        assert!(e.kind == Kind::Corrupt && e.what.contains("101"), "{e}");
+        assert!(e.is_loss() && e.what.contains("extent 0"), "{e}");
     }
+}
+
+#[test]
+fn a_limit_is_kept_and_what_would_move_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = usual();
+    let (_, holder) = holder(&image);
+    let (moved, written) = stored(&*holder).unwrap();
+    let limit = Some(moved * 5);
+    let to = FileDestination::create(&dir.path().join("a"), image.len() as u64).unwrap();
+    let report = copy(&holder, None, &to, &CopyOptions { limit, ..quick() }, &Unwatched).unwrap();
+    assert_eq!((report.fetched_bytes, report.written_bytes), (moved, written));
+    assert!(report.took >= Duration::from_millis(190), "{:?}", report.took);
+    let mut out = Vec::new();
+    let report = copy_to_stream(&holder, &mut out, &CopyOptions { limit, ..quick() }, &Unwatched).unwrap();
+    assert!(report.took >= Duration::from_millis(190) && out == image, "{:?}", report.took);
 }
 
 #[test]

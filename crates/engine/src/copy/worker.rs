@@ -93,29 +93,34 @@ impl<'a> Worker<'a> {
     /// Writes one extent; gives the bytes that came for it.
     fn take(&mut self, extent: u64, what: Result<Fetched>) -> Result<u64> {
         let what = match what {
-            Err(e) if is_passing(&e) => patiently(self.shared, || fetch_one(self.holder, extent))?,
-            other => other?,
+            Err(e) if is_passing(&e) => patiently(self.shared, || fetch_one(self.holder, extent)),
+            other => other,
         };
         let range = self.geometry.extent_bytes(extent);
-        let stored = match what {
-            Fetched::Zero => {
+        self.buf.resize(range.len as usize, 0);
+        let opened = what.and_then(|what| match what {
+            Fetched::Zero => Ok(None),
+            Fetched::Sealed(sealed) => sealed.open(&mut self.buf).map(|()| Some(u64::from(sealed.stored()))),
+        });
+        match opened {
+            Ok(Some(stored)) => {
+                self.to.write(range.start, &self.buf)?;
+                self.shared.written.fetch_add(range.len, Relaxed);
+                self.shared.fetched.fetch_add(stored, Relaxed);
+                self.settle(range);
+                self.shared.keep_pace()?;
+                Ok(stored)
+            }
+            Ok(None) => {
                 if !self.to.is_fresh() {
                     self.to.zero(range)?;
                 }
                 self.shared.zero.fetch_add(range.len, Relaxed);
-                return Ok(0);
+                Ok(0)
             }
-            Fetched::Sealed(sealed) => {
-                self.buf.resize(range.len as usize, 0);
-                sealed.open(&mut self.buf)?;
-                u64::from(sealed.stored())
-            }
-        };
-        self.to.write(range.start, &self.buf)?;
-        self.shared.written.fetch_add(range.len, Relaxed);
-        self.shared.fetched.fetch_add(stored, Relaxed);
-        self.settle(range);
-        Ok(stored)
+            Err(e) if e.is_loss() => self.shared.lost(extent, &e, self.to).map(|()| 0),
+            Err(e) => Err(e),
+        }
     }
 
     fn settle(&mut self, range: ByteRange) {

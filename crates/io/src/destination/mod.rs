@@ -32,6 +32,14 @@ pub trait Destination: Send + Sync {
     fn settle(&self, _range: ByteRange) {}
     /// Everything written is durable, name included.
     fn flush(&self) -> Result<()>;
+    /// What was flushed is read from the medium from now on, not from what the system remembers of it.
+    fn uncache(&self) -> Result<()> {
+        Ok(())
+    }
+    /// All of `range` is known to be a hole: it reads as zeros and nothing of it is on the medium.
+    fn is_hole(&self, _range: ByteRange) -> bool {
+        false
+    }
 }
 
 /// Opens `path` for a volume of this shape: makes a file where there is nothing, takes an existing file of the same size
@@ -133,6 +141,16 @@ impl Destination for FileDestination {
         unsafe {
             let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&self.file), libc::SYNC_FILE_RANGE_WRITE);
             libc::sync_file_range(fd, range.start as i64, range.len as i64, flags);
+        }
+    }
+    fn uncache(&self) -> Result<()> {
+        fs::fadvise(&self.file, 0, None, fs::Advice::DontNeed).map_err(|e| self.error(&e.into()))
+    }
+    fn is_hole(&self, range: ByteRange) -> bool {
+        match fs::seek(&self.file, fs::SeekFrom::Data(range.start)) {
+            Ok(data) => data >= range.end(),
+            // Behind the last data.
+            Err(e) => e == rustix::io::Errno::NXIO,
         }
     }
     fn flush(&self) -> Result<()> {
