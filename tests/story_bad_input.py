@@ -21,7 +21,7 @@ from guests import BLOCK, connect, make_image
 from stage import MIB, Process, Rekindle, Stage, expect, need, need_root, run, say, until
 
 BLOCKS = 32 * MIB // BLOCK
-DONE, FAILED, USAGE, NO_REPO, BUSY, PASSWORD, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 10, 11, 12, 14, 124, 130
+DONE, FAILED, USAGE, DAMAGE, NO_REPO, BUSY, PASSWORD, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 10, 11, 12, 14, 124, 130
 
 
 class Case:
@@ -276,8 +276,9 @@ def an_interrupted_plain_restore(c):
     until(lambda: partial.exists() and os.stat(partial).st_blocks > 4096, "the copy to be under way")
     running.child.send_signal(signal.SIGINT)
     expect(running.child.wait(20) == INTERRUPTED, f"exit {running.child.returncode}: {running.output()}")
-    expect(not copy.exists() and not partial.exists(), "half a copy was left")
+    expect(not copy.exists() and partial.exists(), "half a copy has the name, or has to begin again")
     c.rekindle("restore", "shop@latest", "--to", copy)
+    expect(not partial.exists(), "the unfinished copy is left")
     expect(filecmp.cmp(copy, c.image, shallow=False), "the second attempt is not the image")
 
 
@@ -369,8 +370,17 @@ def unknown_names(c):
     c.rekindle.refused("wait", "nosuch", "--for=live", "--timeout", "1s", code=(FAILED, TIMED_OUT), says="nosuch")
 
 
+def same_but_for(copy, image, ranges):
+    """Equal outside the ranges, zeros inside."""
+    want = bytearray(image.read_bytes())
+    for r in ranges:
+        want[r["start"]:r["start"] + r["bytes"]] = bytes(r["bytes"])
+    return copy.read_bytes() == want
+
+
 def damaged_packs(c):
-    """Every kind of object, one flipped byte each: an error with a name, or a correct disk; never wrong bytes."""
+    """Every kind of object, one flipped byte each: an error with a name, a correct disk, or one that is named as not whole
+    and is correct but for the ranges it tells; never wrong bytes."""
     c.backed_up()
     objects = [p for p in c.rekindle.repo.rglob("*") if p.is_file() and p.stat().st_size]
     told = 0
@@ -380,12 +390,20 @@ def damaged_packs(c):
             os.chmod(path, 0o644)
             path.write_bytes(good[:place] + bytes([good[place] ^ 0x40]) + good[place + 1:])
             copy = c.path / "copy.raw"
+            partial = c.path / "copy.raw.partial"
             copy.unlink(missing_ok=True)
-            done = c.rekindle("restore", "shop@latest", "--to", copy, check=False)
+            partial.unlink(missing_ok=True)
+            done = c.rekindle("--json", "restore", "shop@latest", "--to", copy, check=False)
             if done.returncode == 0:
                 expect(filecmp.cmp(copy, c.image, shallow=False), f"{path.name} damaged at {place}: wrong bytes, exit 0")
+            elif done.returncode == DAMAGE:
+                damage = json.loads(done.stdout.splitlines()[-1])["restore"]["damage"]
+                expect(not copy.exists() and same_but_for(partial, c.image, damage["ranges"]),
+                       f"{path.name} damaged at {place}: wrong bytes beside {damage}")
+                expect(all(path.name in r["object"] for r in damage["ranges"]), f"{path.name} is not named: {damage}")
+                told += 1
             else:
-                expect(done.stderr.strip(), f"{path.name} damaged at {place}: exit {done.returncode} without a word")
+                expect("exit_error" in done.stdout, f"{path.name} damaged at {place}: exit {done.returncode} without a word")
                 told += 1
             path.write_bytes(good)
     expect(told > 0, "no damage was ever noticed")
@@ -396,8 +414,10 @@ def a_missing_pack(c):
     packs = sorted((p for p in c.rekindle.repo.rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
     packs[0].rename(c.path / "away")
     done = c.rekindle("restore", "shop@latest", "--to", c.path / "copy.raw", check=False)
-    expect(done.returncode != 0 and packs[0].name in done.stderr, f"{done.returncode}: {done.stderr}")
+    expect(done.returncode == DAMAGE and packs[0].name in done.stdout, f"{done.returncode}: {done.stdout}{done.stderr}")
     shutil.move(c.path / "away", packs[0])
+    c.rekindle("restore", "shop@latest", "--to", c.path / "copy.raw")
+    expect(filecmp.cmp(c.path / "copy.raw", c.image, shallow=False), "not whole when the pack was back")
     c.newest_equals(c.image)
 
 

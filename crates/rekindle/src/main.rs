@@ -2,7 +2,7 @@
 
 mod cli;
 mod config;
-mod copy;
+mod dest;
 mod errors;
 mod moments;
 mod names;

@@ -111,3 +111,34 @@ fn a_lost_pack_that_is_put_back_is_asked_for_again() {
     assert_eq!(r.end(), 0);
     assert!(read(s.path("new.raw")) == bytes);
 }
+
+#[test]
+fn a_plain_copy_restores_what_can_be_had_and_goes_on_later() {
+    let s = Sandbox::new();
+    let (bytes, pack) = lost(&s);
+    let whole = read(pack.clone());
+    flip(&pack);
+    let object = pack.file_name().unwrap().to_str().unwrap();
+    let restore = ["restore", "db", "--to", "new.raw"];
+    let ran = s.run(&restore);
+    assert_eq!(ran.code, 3, "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("64 KiB of db at byte") && ran.out.contains(object), "{}", ran.out);
+    assert!(!s.path("new.raw").exists(), "not taken for whole");
+    // Again, for programs: nothing but the damaged extent (and the edges) is asked for.
+    let (code, messages) = s.messages(&restore);
+    let done = &messages.last().unwrap()["restore"];
+    let (damage, range) = (&done["damage"], &done["damage"]["ranges"][0]);
+    assert_eq!((code, &damage["bytes"], &damage["more_ranges"]), (3, &EXTENT.into(), &0.into()), "{done}");
+    assert!(range["volume"] == "db" && range["object"].as_str().unwrap().ends_with(object), "{damage}");
+    assert!(done["fetched_bytes"].as_u64().unwrap() < 3 << 20, "{done}");
+    let at = usize::try_from(range["start"].as_u64().unwrap()).unwrap();
+    let mut want = bytes.clone();
+    want[at..at + EXTENT].fill(0);
+    assert!(read(s.path("new.raw.partial")) == want, "everything else is there, zeros in its place");
+    // To a pipe nothing can be said but by stopping.
+    let said = s.fails(1, &["restore", "db", "--to", "-"]);
+    assert!(said.contains(object) && said.contains("to a file"), "{said}");
+    std::fs::write(&pack, whole).unwrap();
+    s.ok(&restore);
+    assert!(read(s.path("new.raw")) == bytes && !s.path("new.raw.partial").exists());
+}

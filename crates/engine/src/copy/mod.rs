@@ -31,7 +31,7 @@ use crate::repository::{Id, SnapshotHolder};
 use plan::{Batch, Planner};
 use rekindle_core::volume::{ExtentRange, Geometry};
 use rekindle_io::destination::Destination;
-use rekindle_io::holder::{Holder, Presence};
+use rekindle_io::holder::Holder;
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -124,27 +124,6 @@ pub fn copy(
     to.flush()?;
     progress.update(shared.done());
     Ok(shared.report())
-}
-
-/// What copies of the volume that `holder` holds move, and what they write: bytes, from metadata alone.
-pub fn stored(holder: &dyn Holder) -> Result<(u64, u64)> {
-    let geometry = holder.geometry();
-    let (mut moved, mut written) = (0, 0);
-    let mut presence = Vec::new();
-    for first in (0..geometry.extents()).step_by(plan::LEAF as usize) {
-        presence.clear();
-        match holder.presence(first, plan::LEAF.min(geometry.extents() - first), &mut presence) {
-            // What nobody can say is what nobody will move.
-            Err(e) if e.is_loss() => {}
-            other => other?,
-        }
-        for (extent, p) in (first..).zip(&presence) {
-            if let Presence::Stored { stored, .. } = p {
-                (moved, written) = (moved + u64::from(*stored), written + geometry.extent_bytes(extent).len);
-            }
-        }
-    }
-    Ok((moved, written))
 }
 
 /// Plans on one thread, works on the others; tells the watcher from this one.

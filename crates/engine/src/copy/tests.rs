@@ -215,15 +215,19 @@ fn damage_is_named_and_everything_else_arrives() {
 }
 
 #[test]
-fn a_limit_is_kept_and_what_would_move_is_known() {
+fn a_limit_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let image = usual();
     let (_, holder) = holder(&image);
-    let (moved, written) = stored(&*holder).unwrap();
+    let moved = image
+        .chunks(EXTENT as usize)
+        .filter(|e| e.iter().any(|b| *b > 0))
+        .map(|e| e.len() as u64)
+        .sum::<u64>();
     let limit = Some(moved * 5);
     let to = FileDestination::create(&dir.path().join("a"), image.len() as u64).unwrap();
     let report = copy(&holder, None, &to, &CopyOptions { limit, ..quick() }, &Unwatched).unwrap();
-    assert_eq!((report.fetched_bytes, report.written_bytes), (moved, written));
+    assert_eq!((report.fetched_bytes, report.written_bytes), (moved, moved));
     assert!(report.took >= Duration::from_millis(190), "{:?}", report.took);
     let mut out = Vec::new();
     let report = copy_to_stream(&holder, &mut out, &CopyOptions { limit, ..quick() }, &Unwatched).unwrap();

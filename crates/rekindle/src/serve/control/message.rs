@@ -1,6 +1,6 @@
 //! What an owner answers, and what verbs print under `--json`.
 
-use super::SetStatus;
+use super::{Damage, SetStatus};
 use crate::errors::ExitError;
 use crate::show::usage::{UsageReport, UsageRow};
 use schemars::JsonSchema;
@@ -157,4 +157,7 @@ pub struct RestoreSummary {
     pub elapsed_s: f64,
     /// What was written was read back and compared.
     pub verified: bool,
+    /// What could not be had because the repository is damaged: it reads as zeros.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Box<Damage>>,
 }

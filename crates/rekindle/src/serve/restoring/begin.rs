@@ -6,7 +6,7 @@
 use super::state::{App, Found, StatePlace, point};
 use super::upkeep::MAP;
 use super::{Restoring, RestoringVolume, Wishes};
-use crate::copy::dest;
+use crate::dest;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::repositories::failure;
 use crate::serve::backup::host;

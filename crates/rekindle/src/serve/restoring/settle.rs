@@ -3,7 +3,7 @@
 use super::Restoring;
 use super::adopt::Adopting;
 use super::state::{App, Found, StatePlace};
-use crate::copy::dest;
+use crate::dest;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::serve::control::CutoverSummary;
 use crate::serve::live::Live;

@@ -3,7 +3,7 @@
 
 use super::plan::{Opened, Target, Targets};
 use crate::cli::{OrderArg, RestoreArgs};
-use crate::copy::dest::{self, Found as There};
+use crate::dest::{self, Found as There};
 use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::repositories::Access;

@@ -1,25 +1,36 @@
 //! A plain copy of a moment: to new files, over devices, or to stdout.
 //!
 //! A file appears under its name only when it is whole: until then it is `DEST.partial`, so that a half copy is never
-//! taken for a volume, and what was there stays until the last moment. A device is written in place.
+//! taken for a volume, and what was there stays until the last moment. A device is written in place, its first and last
+//! MiB at the end. The same command goes on with either: what is right already is not fetched again.
+//!
+//! Damage in the repository costs what it hits. A file then stays `DEST.partial`, whole but for zeros there; the exit code
+//! says so, every range is named, and the same command asks for those alone.
 
-use super::plan::{Opened, Targets, holders};
+use super::plan::{Opened, Targets};
 use crate::cli::RestoreArgs;
-use crate::copy::dest::{self, Dest, Found};
-use crate::copy::{Copy, Counters};
+use crate::dest::{self, Dest, Found};
 use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::progress::{Meter, Shown};
-use crate::serve::control::{RestoreSummary, Summary};
+use crate::serve::control::{Damage, RestoreSummary, Summary};
 use crate::show::words;
 use crate::signals::Asked;
 use crate::units;
 use crate::verbs::steer;
+use rekindle_core::volume::Geometry;
+use rekindle_engine::copy::{self, CopyOptions, CopyReport};
+use rekindle_engine::progress::{Done, Progress};
+use rekindle_engine::repository::{SnapshotHolder, VolumeRecord};
+use rekindle_io::destination::{BlockDestination, Destination, FileDestination};
 use rekindle_io::holder::Holder;
+use rekindle_io::{Error, Kind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+/// Threads that open frames: they share cores with nobody, but a disk is soon the limit.
+const THREADS_MAX: usize = 4;
 
 /// Performs it.
 pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u8> {
@@ -27,111 +38,173 @@ pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u
     dest::consent(&opened.dests.iter().collect::<Vec<_>>(), set, args.yes.as_deref())?;
     // Before any thread: they inherit the signal mask.
     let asked = Asked::listen()?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+    let options = CopyOptions { threads, limit, ..CopyOptions::default() };
+    let mut work = Work { asked, options, out, set, total: opened.size(), made: Made::default() };
     let begun = Instant::now();
-    let work = Work { asked, limit, out, set, total: opened.size(), counters: Arc::default() };
-    let all = holders(&opened)?;
-    match &opened.targets {
-        Targets::Stdout(_) => {
-            let stdout = stdout()?;
-            work.shown("copy", &|| work.copy(&all[0]).to_stream(&mut &stdout))?;
-        }
-        Targets::Disks(_) => {
-            for (holder, dest) in all.iter().zip(&opened.dests) {
-                work.disk(holder, dest, !args.no_verify)?;
-            }
-        }
-    }
     let to_stdout = matches!(opened.targets, Targets::Stdout(_));
-    let summary = summary(&opened, &work.counters, begun.elapsed(), !args.no_verify && !to_stdout);
+    if to_stdout {
+        work.stream(holder(&opened, &opened.volumes[0])?)?;
+    }
+    for (volume, dest) in opened.volumes.iter().zip(&opened.dests) {
+        let copied = work.disk(&holder(&opened, volume)?, dest, !args.no_verify)?;
+        work.made.add(&copied, &volume.name, dest);
+    }
+    let verified = !args.no_verify && !to_stdout;
+    let summary = summary(&opened, &work.made, begun.elapsed(), verified);
     if to_stdout && !out.json {
         // stdout is the disk.
         summary.text.iter().for_each(|l| out.note(l));
     } else {
         steer::tell(&summary, out);
     }
-    Ok(0)
+    Ok(if work.made.damage.extents > 0 { Exit::Damage.code() } else { 0 })
+}
+
+fn holder(opened: &Opened, volume: &VolumeRecord) -> Outcome<Arc<SnapshotHolder>> {
+    let holder = opened.snapshot.holder(&volume.name);
+    holder.map_err(|e| crate::repositories::failure(format!("cannot open {}", volume.name), &e))
+}
+
+/// What was made so far.
+#[derive(Default)]
+struct Made {
+    written: u64,
+    fetched: u64,
+    /// Bytes of volumes that are done.
+    done: u64,
+    damage: Damage,
+    /// Where copies with damage lie, and what they would be called.
+    partial: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Made {
+    fn add(&mut self, copied: &CopyReport, volume: &str, dest: &Dest) {
+        self.written += copied.written_bytes;
+        self.fetched += copied.fetched_bytes;
+        self.done += copied.size_bytes;
+        self.damage.rest_complete = true;
+        self.damage.add(volume, &copied.damage);
+        if copied.damage.extents > 0 && !dest.is_device() {
+            self.partial.push((partial(&dest.path), dest.path.clone()));
+        }
+    }
 }
 
 struct Work<'a> {
     asked: Arc<Asked>,
-    limit: Option<u64>,
+    options: CopyOptions,
     out: Out,
     set: &'a str,
     total: u64,
-    counters: Arc<Counters>,
+    made: Made,
 }
 
 impl Work<'_> {
-    fn copy(&self, holder: &Arc<dyn Holder>) -> Copy {
-        Copy { holder: holder.clone(), limit: self.limit, counters: self.counters.clone() }
+    fn stream(&mut self, holder: Arc<SnapshotHolder>) -> Outcome {
+        let mut stdout = stdout()?;
+        let holder: Arc<dyn Holder> = holder;
+        let copied = copy::copy_to_stream(&holder, &mut stdout, &self.options, &self.watch("copy"));
+        let copied = copied.map_err(|e| self.failure(&e))?;
+        (self.made.written, self.made.fetched) = (copied.size_bytes, copied.fetched_bytes);
+        Ok(())
     }
-    fn disk(&self, holder: &Arc<dyn Holder>, dest: &Dest, verify: bool) -> Outcome {
-        if matches!(dest.found, Found::Device { .. }) {
+    fn disk(&self, holder: &Arc<SnapshotHolder>, dest: &Dest, verify: bool) -> Outcome<CopyReport> {
+        let g = holder.geometry();
+        if dest.is_device() {
             let device = dest::open(&dest.path, false, None)?;
-            self.shown("copy", &|| self.copy(holder).to_block(&*device, false))?;
-            return if verify { self.verify(holder, &dest.path) } else { Ok(()) };
+            let device = BlockDestination::new(device, dest.path.display().to_string(), &g);
+            let device = device.map_err(|e| Failure::io("cannot restore to this device", &e))?;
+            return self.copy(holder, &device, verify);
         }
         let partial = partial(&dest.path);
-        let made = self.file(holder, dest, &partial, verify);
-        if made.is_err() {
-            let _ = std::fs::remove_file(&partial);
+        let made = open_file(&partial, dest, &g).and_then(|file| self.copy(holder, &file, verify));
+        match &made {
+            Ok(copied) if copied.damage.extents == 0 => std::fs::rename(&partial, &dest.path)
+                .and_then(|()| dest::sync_folder_of(&dest.path))
+                .map_err(|e| Failure::system(format!("cannot name the copy {}", dest.path.display()), &e))?,
+            // The same command goes on with it.
+            Ok(_) => {}
+            Err(f) if matches!(f.exit, Exit::Interrupted | Exit::Unreachable | Exit::Busy) => {}
+            Err(_) => drop(std::fs::remove_file(&partial)),
         }
         made
     }
-    fn file(&self, holder: &Arc<dyn Holder>, dest: &Dest, partial: &Path, verify: bool) -> Outcome {
-        let g = holder.geometry();
-        // Left by a copy that was killed; nobody else makes such names.
-        let _ = std::fs::remove_file(partial);
-        let file = dest::make_file(partial, g.size)?;
-        if matches!(dest.found, Found::File(_)) {
-            dest::like(&file, &dest.path);
-        }
-        let block = dest::open(partial, false, Some(g.logical_block))?;
-        self.shown("copy", &|| self.copy(holder).to_block(&*block, true))?;
-        drop(block);
+    fn copy(&self, holder: &Arc<SnapshotHolder>, to: &dyn Destination, verify: bool) -> Outcome<CopyReport> {
+        let source: Arc<dyn Holder> = holder.clone();
+        let copied = copy::copy(&source, Some(&**holder), to, &self.options, &self.watch("copy"));
+        let copied = copied.map_err(|e| self.failure(&e))?;
         if verify {
-            self.verify(holder, partial)?;
-        }
-        std::fs::rename(partial, &dest.path)
-            .and_then(|()| dest::sync_folder_of(&dest.path))
-            .map_err(|e| Failure::system(format!("cannot name the copy {}", dest.path.display()), &e))
-    }
-    /// Reads back what the medium holds, not what the page cache remembers.
-    fn verify(&self, holder: &Arc<dyn Holder>, path: &Path) -> Outcome {
-        let cannot = |e: std::io::Error| Failure::system("cannot read the copy back", &e);
-        let file = std::fs::File::open(path).map_err(cannot)?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(|e| cannot(e.into()))?;
-        let block = dest::open(path, true, Some(holder.geometry().logical_block))?;
-        let before = self.counters.done.swap(0, Relaxed);
-        let wrong = self.shown("verify", &|| {
-            let copy = Copy { holder: holder.clone(), limit: None, counters: self.counters.clone() };
-            match copy.verify(&*block)? {
-                0 => Ok(()),
-                n => Err(Failure::new(
+            let watch = self.watch("verify");
+            let wrong = copy::verify(&holder.geometry(), &**holder, to, &copied, &self.options, &watch);
+            let wrong = wrong.map_err(|e| self.failure(&e))?;
+            if wrong > 0 {
+                return Err(Failure::new(
                     Exit::Failed,
-                    format!("{} does not hold what was written", path.display()),
-                    format!("{} read back wrong", words::count(n, "extent")),
+                    format!("{} does not hold what was written", to.place()),
+                    format!("{} read back wrong", words::count(wrong, "extent")),
                     "replace that disk; the snapshot is whole",
-                )),
+                ));
             }
-        });
-        self.counters.done.store(before, Relaxed);
-        wrong
+        }
+        Ok(copied)
     }
-    /// Runs `work` while this thread shows how far it is.
-    fn shown(&self, activity: &str, work: &(dyn Fn() -> Outcome + Sync)) -> Outcome {
-        let (mut meter, mut shown) = (Meter::new(), Shown::new(self.out, self.set));
-        std::thread::scope(|s| {
-            let worker = s.spawn(work);
-            while !worker.is_finished() {
-                if self.asked.wait(Duration::from_millis(10)) {
-                    self.counters.stop.store(true, Relaxed);
-                }
-                shown.show(&meter.progress(activity, self.counters.done.load(Relaxed), Some(self.total)));
-            }
-            worker.join().expect("a copy does not panic")
-        })
+    fn watch<'s>(&'s self, activity: &'s str) -> Watch<'s> {
+        Watch { work: self, activity, shown: Mutex::new((Meter::new(), Shown::new(self.out, self.set))) }
     }
+    fn failure(&self, e: &Error) -> Failure {
+        if e.kind == Kind::Cancelled && self.asked.stopping() {
+            return Failure::interrupted("the copy").cure("run the same command again: it goes on from here");
+        }
+        let failure = Failure::io("the copy failed", e);
+        if e.is_loss() {
+            return failure.cure(
+                "bring that object back from a copy of the repository, or use another snapshot (`rekindle timeline`); \
+                 a restore to a file or device goes on without what is lost",
+            );
+        }
+        failure
+    }
+}
+
+/// Shows how far one activity is.
+struct Watch<'a> {
+    work: &'a Work<'a>,
+    activity: &'a str,
+    shown: Mutex<(Meter, Shown)>,
+}
+
+impl Progress for Watch<'_> {
+    fn update(&self, done: Done) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self.work.made.done + done.done_bytes;
+        let progress = shown.0.progress(self.activity, done, Some(self.work.total));
+        shown.1.show(&progress);
+    }
+    fn cancelled(&self) -> bool {
+        self.work.asked.stopping()
+    }
+}
+
+/// The unfinished file: made, or gone on with.
+fn open_file(partial: &Path, dest: &Dest, g: &Geometry) -> Outcome<FileDestination> {
+    let cannot = |e: Error| Failure::io(format!("cannot write {}", partial.display()), &e);
+    if partial.metadata().is_ok_and(|m| !m.is_file() || m.len() != g.size) {
+        // Left by a copy of something else; nobody else makes such names.
+        let _ = std::fs::remove_file(partial);
+    }
+    let file = match FileDestination::create(partial, g.size) {
+        Err(e) if e.kind == Kind::Exists => FileDestination::open(partial, g.size),
+        other => other,
+    };
+    let file = file.map_err(cannot)?;
+    if matches!(dest.found, Found::File(_)) {
+        let opened = std::fs::File::open(partial);
+        let opened =
+            opened.map_err(|e| Failure::system(format!("cannot write {}", partial.display()), &e))?;
+        dest::like(&opened, &dest.path);
+    }
+    Ok(file)
 }
 
 /// stdout without a buffer of lines: these are disks.
@@ -146,24 +219,41 @@ fn partial(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn summary(opened: &Opened, counters: &Counters, took: Duration, verified: bool) -> Summary {
+fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summary {
+    let damaged = made.damage.extents > 0;
     let s = RestoreSummary {
         snapshot: opened.snapshot.info().commit.snapshot.to_string(),
         size_bytes: opened.size(),
-        written_bytes: counters.written.load(Relaxed),
-        fetched_bytes: counters.fetched.load(Relaxed),
+        written_bytes: made.written,
+        fetched_bytes: made.fetched,
         elapsed_s: took.as_secs_f64(),
         verified,
+        damage: damaged.then(|| Box::new(made.damage.clone())),
     };
-    let text = format!(
+    let mut text = vec![format!(
         "restored  {} of {}: {} fetched, {} written in {}{}",
-        words::bytes(s.size_bytes),
+        words::bytes(s.size_bytes - made.damage.bytes),
         opened.shown(),
         words::bytes(s.fetched_bytes),
         words::bytes(s.written_bytes),
         words::duration(took),
-        if verified { "; verified" } else { "; NOT verified" }
-    );
+        match verified {
+            true if damaged => "; what is there is verified",
+            true => "; verified",
+            false => "; NOT verified",
+        }
+    )];
+    if damaged {
+        text.extend(made.damage.lines(usize::MAX));
+        text.push(
+            "          zeros are in its place; when the object is back the same command asks for it again"
+                .into(),
+        );
+        let kept = made.partial.iter();
+        text.extend(kept.map(|(is, name)| {
+            format!("kept      {}: not whole, so not named {}", is.display(), name.display())
+        }));
+    }
     let name = opened.snapshot.info().commit.set.clone();
-    Summary { verb: "restore".into(), name, text: vec![text], restore: Some(s), ..Summary::default() }
+    Summary { verb: "restore".into(), name, text, restore: Some(s), ..Summary::default() }
 }

@@ -1,9 +1,8 @@
 //! What a restore would do, and how long it would take: opened first, printed by `-n`, then performed.
 
 use crate::cli::RestoreArgs;
-use crate::copy::Copy;
-use crate::copy::dest::{Dest, Found};
-use crate::errors::Outcome;
+use crate::dest::{Dest, Found};
+use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::serve::restoring::StatePlace;
 use crate::show::words;
@@ -11,15 +10,19 @@ use crate::units;
 use crate::verbs::moment;
 use rekindle_core::hydrate::{Assumed, Forecast, Threshold, forecast, steps as forecast_steps};
 use rekindle_core::usage::Summary;
+use rekindle_core::volume::ByteRange;
 use rekindle_engine::backup::StoredUsage;
+use rekindle_engine::copy::{self, CopyOptions};
+use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{Repository, Snapshot, VolumeRecord};
-use rekindle_io::block::MemBlock;
+use rekindle_io::Kind;
+use rekindle_io::destination::Destination;
 use rekindle_io::holder::Holder;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// A volume and its destination.
@@ -281,29 +284,56 @@ pub fn holders(opened: &Opened) -> Outcome<Vec<Arc<dyn Holder>>> {
     opened.volumes.iter().map(holder).collect()
 }
 
-/// Bytes per second the repository gives now: a copy into memory, for a third of a second at most.
+/// Bytes per second the repository gives now: a copy to nowhere, for a third of a second at most.
 fn measured(holders: &[Arc<dyn Holder>]) -> Outcome<f64> {
-    let begun = Instant::now();
+    let trial = Trial { begun: Instant::now(), moved: AtomicU64::new(0) };
     let mut moved = 0;
     for holder in holders {
-        let copy = Copy { holder: holder.clone(), limit: None, counters: Arc::default() };
-        let stop = copy.counters.clone();
-        let time_up = std::thread::spawn(move || {
-            while begun.elapsed() < Duration::from_millis(330) && !stop.stop.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            stop.stop.store(true, Ordering::Relaxed);
-        });
-        let target = MemBlock::new(holder.geometry().size);
-        let copied = copy.to_block(&*target, true);
-        copy.counters.stop.store(true, Ordering::Relaxed);
-        let _ = time_up.join();
-        moved += copy.counters.fetched.load(Ordering::Relaxed);
-        match copied {
-            Err(f) if f.exit != crate::errors::Exit::Interrupted => return Err(f),
-            _ => {}
+        match copy::copy(holder, None, &Nowhere, &CopyOptions::default(), &trial) {
+            Err(e) if e.kind != Kind::Cancelled => return Err(Failure::io("cannot read the snapshot", &e)),
+            _ => moved += trial.moved.swap(0, Relaxed),
         }
     }
     // Nothing to move takes no time at any rate.
-    Ok((moved as f64 / begun.elapsed().as_secs_f64()).max(1.0))
+    Ok((moved as f64 / trial.begun.elapsed().as_secs_f64()).max(1.0))
+}
+
+/// Ends a copy when its time is up.
+struct Trial {
+    begun: Instant,
+    moved: AtomicU64,
+}
+
+impl Progress for Trial {
+    fn update(&self, done: Done) {
+        self.moved.store(done.moved_bytes, Relaxed);
+    }
+    fn cancelled(&self) -> bool {
+        self.begun.elapsed() >= Duration::from_millis(330)
+    }
+}
+
+/// Takes everything, keeps nothing.
+struct Nowhere;
+
+impl Destination for Nowhere {
+    fn place(&self) -> String {
+        "nowhere".into()
+    }
+    fn is_fresh(&self) -> bool {
+        true
+    }
+    fn read(&self, _: u64, buf: &mut [u8]) -> rekindle_io::Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+    fn write(&self, _: u64, _: &[u8]) -> rekindle_io::Result<()> {
+        Ok(())
+    }
+    fn zero(&self, _: ByteRange) -> rekindle_io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> rekindle_io::Result<()> {
+        Ok(())
+    }
 }

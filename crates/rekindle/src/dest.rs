@@ -76,6 +76,10 @@ impl Dest {
         };
         Ok(Dest { path: absolute, found })
     }
+    /// Written in place.
+    pub fn is_device(&self) -> bool {
+        matches!(self.found, Found::Device { .. })
+    }
     /// Fails if a volume of this shape cannot live there.
     pub fn fits(&self, g: &Geometry) -> Outcome {
         let cannot = format!("cannot restore to {}", self.path.display());
@@ -161,14 +165,6 @@ fn not_in_use(path: &Path) -> Outcome {
         Err(e) if e.kind == Kind::Busy => Err(owner::disk_busy(path, &e.what)),
         _ => Ok(()),
     }
-}
-
-/// Makes a file of `size` bytes, all holes; a name that is taken is an error.
-pub fn make_file(path: &Path, size: u64) -> Outcome<File> {
-    let cannot = |e: &std::io::Error| Failure::system(format!("cannot make {}", path.display()), e);
-    let file = File::options().read(true).write(true).create_new(true).open(path).map_err(|e| cannot(&e))?;
-    file.set_len(size).map_err(|e| cannot(&e))?;
-    Ok(file)
 }
 
 fn parent(path: &Path) -> Outcome {
