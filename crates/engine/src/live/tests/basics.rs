@@ -329,6 +329,34 @@ impl Hooks for Script {
     }
 }
 
+/// A region may leave the activity log only when nothing of it can be lost: the flush has to come after the writes.
+#[test]
+fn a_checkpoint_flushes_after_the_writes_that_ran_when_it_began() {
+    let m = Machine::new();
+    let (v, _set) = m.open().unwrap();
+    m.disk.set_late(Late::Held);
+    let spawn = |f: fn(&LiveVolume) -> Result<()>| {
+        let v = v.clone();
+        std::thread::spawn(move || f(&v))
+    };
+    let writer = spawn(|v| v.write_at(0, &[2; 512]));
+    while m.disk.held() == 0 {
+        std::thread::yield_now();
+    }
+    let checkpoint = spawn(|v| v.checkpoint(true));
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(m.disk.held(), 1, "it flushed while a write was still on its way");
+    m.disk.set_late(Late::Never);
+    m.disk.let_go(10);
+    writer.join().unwrap().unwrap();
+    checkpoint.join().unwrap().unwrap();
+    assert_eq!(v.active_regions(), 0);
+    for seed in 0..8 {
+        let after = m.disk.crash(Crash::Power { seed });
+        assert_eq!(after.bytes()[..512], [2; 512], "nobody would compare it, so it must be there");
+    }
+}
+
 #[test]
 fn the_instant_waits_for_running_writes_and_gives_up_in_time() {
     let m = Machine::new();
