@@ -101,6 +101,18 @@ impl Chunk {
         }
         Chunk { now: found, pages, unsynced: None }
     }
+    /// Spoils one in four of the pages with dirty sectors.
+    fn tear(&mut self, dirty: u128, seed: u64) {
+        const SECTORS: usize = PAGE / SECTOR;
+        let written = |p: usize| dirty >> (p * SECTORS) & ((1 << SECTORS) - 1) != 0;
+        for p in (0..CHUNK / PAGE).filter(|p| written(*p)) {
+            let dice = mix(seed, p as u64);
+            if dice.is_multiple_of(4) {
+                self.now[p * PAGE..(p + 1) * PAGE].fill((dice >> 8) as u8 | 1);
+                self.pages |= 1 << p;
+            }
+        }
+    }
 }
 
 impl Image {
@@ -163,12 +175,18 @@ impl Image {
             }
         }
     }
-    pub(crate) fn crash(&self, crash: Crash) -> Image {
+    /// What is found after the machine went down. With `tears`, a power cut may also take physical blocks of 4 KiB that
+    /// were being written whole, with the sectors of them that had been synced.
+    pub(crate) fn crash(&self, crash: Crash, tears: bool) -> Image {
         let Crash::Power { seed } = crash else { return self.clone() };
         let mut chunks = self.chunks.clone();
         for c in &self.dirty {
             if let Some(chunk) = chunks.get_mut(c) {
+                let dirty = chunk.unsynced.as_ref().map_or(0, |u| u.dirty);
                 *chunk = chunk.cut(mix(seed, *c));
+                if tears {
+                    chunk.tear(dirty, mix(seed, !*c));
+                }
             }
         }
         Image { chunks, dirty: BTreeSet::new() }

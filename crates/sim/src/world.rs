@@ -347,7 +347,8 @@ impl World {
         self.power |= failed.is_some_and(|f| f.contains("write log"));
         self.faulty = false;
         self.set = None;
-        self.dir = self.dir.crash(state);
+        // The edges hold blocks of the guest's disk: a part of a block written there risks as much as on the disk itself.
+        self.dir = self.dir.crash_tearing(state, &|name| !name.starts_with("edges-"));
         self.disks = self.disks.iter().map(|d| d.crash(disks)).collect();
         self.plan = Arc::new(FaultPlan::new());
         // Before the hand-over nothing is promised on behalf of a destination alone: the log still has it.

@@ -87,7 +87,7 @@ impl MemBlock {
     }
     /// What is found after the machine went down now; requests still waiting were never executed.
     pub fn crash(&self, crash: Crash) -> Arc<MemBlock> {
-        MemBlock::with_image(self.shared.info, self.shared.lock().image.crash(crash))
+        MemBlock::with_image(self.shared.info, self.shared.lock().image.crash(crash, false))
     }
     /// The same bytes behind other abilities (e.g. read-only).
     pub fn reopened_as(&self, info: Info) -> Arc<MemBlock> {

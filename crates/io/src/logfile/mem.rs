@@ -30,9 +30,9 @@ impl Inode {
     fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    fn after(&self, crash: Crash) -> Inode {
+    fn after(&self, crash: Crash, tears: bool) -> Inode {
         let old = self.content();
-        let mut new = Content { image: old.image.crash(crash), ..*old };
+        let mut new = Content { image: old.image.crash(crash, tears), ..*old };
         if let Crash::Power { seed } = crash {
             if mix(seed, old.len) & 1 == 0 {
                 new.len = old.synced_len;
@@ -111,6 +111,11 @@ impl MemDir {
     }
     /// What is found after the machine went down now. Handles of this folder stay with this folder.
     pub fn crash(&self, crash: Crash) -> Arc<MemDir> {
+        self.crash_tearing(crash, &|_| false)
+    }
+    /// As `crash`. Of the files that `tears` names, a power cut may also take physical blocks of 4 KiB that were being
+    /// written, whole: with the sectors of them that had been synced.
+    pub fn crash_tearing(&self, crash: Crash, tears: &dyn Fn(&str) -> bool) -> Arc<MemDir> {
         let folder = self.folder();
         let names = match crash {
             Crash::Kill => folder.now.clone(),
@@ -125,7 +130,8 @@ impl MemDir {
                 Crash::Kill => crash,
                 Crash::Power { seed } => Crash::Power { seed: mix(seed, salt) },
             };
-            let copy = copies.entry(Arc::as_ptr(&i)).or_insert_with(|| Arc::new(i.after(crash))).clone();
+            let copy =
+                copies.entry(Arc::as_ptr(&i)).or_insert_with(|| Arc::new(i.after(crash, tears(&n)))).clone();
             now.insert(n, copy);
         }
         let (synced, unsynced) = match crash {
@@ -148,7 +154,7 @@ impl MemDir {
 type Copies = BTreeMap<*const Inode, Arc<Inode>>;
 
 fn copy_of(i: &Arc<Inode>, copies: &mut Copies) -> Arc<Inode> {
-    copies.entry(Arc::as_ptr(i)).or_insert_with(|| Arc::new(i.after(Crash::Kill))).clone()
+    copies.entry(Arc::as_ptr(i)).or_insert_with(|| Arc::new(i.after(Crash::Kill, false))).clone()
 }
 fn remap(names: &Names, copies: &mut Copies) -> Names {
     names.iter().map(|(n, i)| (n.clone(), copy_of(i, copies))).collect()

@@ -61,7 +61,12 @@ impl Machine {
     /// The machine after it went down and came back.
     pub fn crash(&self, crash: Crash) -> Machine {
         let facts = *self.facts.facts.lock().unwrap();
-        Machine::with(self.disk.crash(crash), self.state.crash(crash), facts, self.facts.clock.clone())
+        Machine::with(
+            self.disk.crash(crash),
+            self.state.crash_tearing(crash, &|_| true),
+            facts,
+            self.facts.clock.clone(),
+        )
     }
     pub fn options(&self) -> LiveOptions {
         let dir: Arc<dyn LogDir> = FaultyDir::new(self.state.clone(), self.plan.clone());
