@@ -109,6 +109,10 @@ impl Geometry {
         let end = if range.end() >= self.size { self.extents() } else { range.end() >> s };
         ExtentRange { start: start.min(end), end }
     }
+    /// Extent by extent the same bytes: blocks are what a disk prefers, and differ where a volume was restored to.
+    pub fn same_extents(&self, other: &Geometry) -> bool {
+        (self.size, self.extent) == (other.size, other.extent)
+    }
     /// Whether `range` lies inside the volume.
     pub fn contains(&self, range: ByteRange) -> bool {
         range.start.checked_add(range.len).is_some_and(|end| end <= self.size)

@@ -55,7 +55,7 @@ pub(super) fn choose(volumes: &[&dyn InstantVolume], snapshots: Vec<SnapshotInfo
 /// The parent's volume that `volume` can build upon, as the writer chooses it too.
 fn record_of<'a>(volume: &dyn InstantVolume, info: &'a SnapshotInfo) -> Option<&'a VolumeRecord> {
     let (uuid, geometry) = (volume.identity().uuid, volume.geometry());
-    info.commit.volumes.iter().find(|v| v.uuid == uuid && v.geometry == geometry)
+    info.commit.volumes.iter().find(|v| v.uuid == uuid && v.geometry.same_extents(&geometry))
 }
 
 fn basis(volume: &dyn InstantVolume, info: &SnapshotInfo) -> Basis {
@@ -65,7 +65,7 @@ fn basis(volume: &dyn InstantVolume, info: &SnapshotInfo) -> Basis {
             Some(size) if size != volume.geometry().size => {
                 format!("its size went from {size} to {} bytes", volume.geometry().size)
             }
-            Some(_) => "its blocks changed their size".into(),
+            Some(_) => "its extents changed their size".into(),
             None => "no snapshot has this volume".into(),
         });
     };

@@ -502,8 +502,10 @@ fn welcome(
             format!("the image has {} bytes, the volume had {}: it was cut short", info.size, old.size);
         return Err(Error::new(Kind::Invalid, what));
     }
-    let geometry = geometry(info, info.size, old.extent)?;
-    let verdict = if options.adopted && geometry.size == old.size {
+    // A restored volume is as large as its moment, whatever it was restored to; when it is served anew it has grown.
+    let size = if options.adopted { old.size } else { info.size };
+    let geometry = geometry(info, size, old.extent)?;
+    let verdict = if options.adopted {
         Verdict::Ours
     } else if geometry.size != old.size {
         Verdict::Void(format!("its size went from {} to {} bytes", old.size, geometry.size))

@@ -132,10 +132,11 @@ impl Steering {
         let (live, summary) = r.cut_over(no_verify)?;
         self.set.settled(live);
         let text = vec![format!(
-            "settled   {}; switched in {}; {}; live, the next backup is incremental",
+            "settled   {}; switched in {}; {}; live, the next backup {}",
             words::bytes(summary.size_bytes),
             words::duration(Duration::from_secs_f64(summary.pause_ms / 1e3)),
-            if summary.verified { "verified" } else { "NOT verified" }
+            if summary.verified { "verified" } else { "NOT verified" },
+            if r.has_parent() { "is incremental" } else { "is its first, a full one" }
         )];
         let Message::Summary(done) = self.done("cutover", text) else {
             unreachable!("`done` gives summaries")

@@ -36,6 +36,6 @@ pub fn run(args: &CutoverArgs, out: Out) -> Outcome<u8> {
         words::bytes(restore.log_bytes)
     ));
     plan.push("switch    hold requests, flush, write back the first and last MiB, record, go on: a pause of milliseconds".into());
-    plan.push("release   the hold on the snapshot; the next backup is incremental".into());
+    plan.push("release   the hold on the snapshot; the next backup is incremental, unless `restore` gave another name (--as)".into());
     Ok(steer::would("cutover", &args.name, plan, out))
 }

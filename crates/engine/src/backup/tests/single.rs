@@ -66,6 +66,18 @@ fn a_volume_of_another_size_or_identity_is_read_whole() {
     assert!(matches!(&report.volumes[1].how, How::Full(why) if why.contains("no snapshot has this volume")));
 }
 
+#[test]
+fn other_blocks_are_no_other_volume() {
+    let (place, mut v) = (place(), written(&[1, 2, 3]));
+    back_up(&mut v, &place, 1);
+    // Restored to a disk that prefers larger blocks.
+    v[0].geometry.physical_block = 8192;
+    v[0].write(2, 101);
+    let report = back_up(&mut v, &place, 2);
+    assert_eq!((report.volumes[0].how.clone(), report.read_bytes()), (How::Incremental, EXTENT as u64));
+    assert_eq!(report.snapshot.commit.volumes[0].geometry.physical_block, 8192);
+}
+
 /// A TiB of which nothing changed; data everywhere, so that reading any of it would show.
 struct Huge {
     marked: Vec<ExtentRange>,

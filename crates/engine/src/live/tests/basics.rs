@@ -4,7 +4,7 @@ use super::world::*;
 use crate::backup::Changed;
 use crate::live::{Adopted, FleeceOptions, Hooks, LiveOptions, LiveSet, LiveState, LiveVolume, Observer};
 use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Uuid};
-use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Late, MemBlock, kit};
+use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Info, Late, MemBlock, kit};
 use rekindle_io::fault::{Crash, FaultOp};
 use rekindle_io::logfile::{LogDir, MemDir, RealDir};
 use rekindle_io::{Error, Kind, Result};
@@ -222,6 +222,33 @@ fn a_restore_becomes_live_with_its_snapshot_as_parent() {
         let wrong = Snapshot { tracking, generation: Generation(g), ..origin.clone() };
         assert!(why(&*i, &wrong).contains("restored"));
     }
+}
+
+#[test]
+fn a_restore_to_a_larger_disk_with_other_blocks_is_adopted_as_its_moment_is() {
+    let m = Machine::new();
+    let disk = MemBlock::with_info(Info { size: SIZE + (1 << 20), physical_block: 512, ..m.disk.info() });
+    let o = m.options();
+    let geometry = rekindle_core::volume::Geometry::new(SIZE, o.extent.unwrap(), 512, 4096).unwrap();
+    let image = ImageFacts { size: SIZE + (1 << 20), ..*m.facts.facts.lock().unwrap() };
+    let adopted = Adopted {
+        name: "vm".into(),
+        uuid: Uuid([6; 16]),
+        geometry,
+        origin: Some((Uuid([5; 16]), Generation(7))),
+        tracking: None,
+        changed: vec![(r(3, 5), Generation(1))],
+        image,
+    };
+    let v = LiveVolume::adopt(disk, m.facts.clone(), &adopted, &o).unwrap();
+    assert_eq!((v.info().size, v.geometry().size), (SIZE, SIZE), "clients know it so");
+    assert!(v.geometry().same_extents(&geometry));
+    let set = LiveSet::new("vm", vec![v.clone()]);
+    v.write_at(SIZE - 512, &[1; 512]).unwrap();
+    let i = m.instant(&set).unwrap();
+    let last = r(SIZE / EXTENT - 1, SIZE / EXTENT);
+    let changed = i.volumes()[0].changed(Uuid([5; 16]), Generation(7));
+    assert_eq!(changed, Changed::Since { marked: vec![r(3, 5), last], compare: Vec::new() });
 }
 
 #[test]

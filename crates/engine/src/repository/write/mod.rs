@@ -190,9 +190,11 @@ impl SnapshotWriter {
             failed: None,
         })
     }
-    /// Adds a volume. Its base is the parent's volume of the same uuid and geometry, if there is one.
+    /// Adds a volume. Its base is the parent's volume of the same uuid, size and extents, if there is one.
     pub fn volume(&mut self, identity: VolumeIdentity, geometry: Geometry) -> VolumeSlot {
-        let same = |v: &&rekindle_core::repo::VolumeRecord| v.uuid == identity.uuid && v.geometry == geometry;
+        let same = |v: &&rekindle_core::repo::VolumeRecord| {
+            v.uuid == identity.uuid && v.geometry.same_extents(&geometry)
+        };
         let base = self.parent.as_ref().and_then(|p| p.commit.volumes.iter().find(same)).cloned();
         self.volumes.push(Volume::new(self.core.clone(), identity, geometry, base));
         VolumeSlot(self.volumes.len() - 1)

@@ -83,6 +83,13 @@ impl Restoring {
     pub fn online_after(&self) -> Option<Duration> {
         self.online_after.get().copied()
     }
+    /// The next backup can build upon the moment: they are the volumes it knows, not copies under another name.
+    pub fn has_parent(&self) -> bool {
+        let known = &self.snapshot.info().commit;
+        let plan = self.set.plan();
+        let knows = |v: Option<Uuid>| known.volumes.iter().any(|k| Some(k.uuid) == v);
+        plan.set == known.set && plan.volumes.iter().all(|v| knows(v.volume().ok()))
+    }
     /// The usage maps that are there, by volume uuid.
     pub fn maps(&self) -> Vec<(Uuid, Arc<UsageMap>)> {
         let plan = self.set.plan();
