@@ -741,3 +741,49 @@ fn what_a_destination_is_can_be_asked() {
     // Also with the state of before: that is what an older state is thrown away with.
     assert!(plan.phase == Phase::Restoring);
 }
+
+#[test]
+fn a_hand_over_lets_waiting_writes_in_before_it_switches() {
+    let b = Bench::new();
+    let set = b.create();
+    fill(&set);
+    settle(&set);
+    // No segment is prepared: a write waits although the mover can empty the log.
+    let waited = (0..60).find(|t| b.write(&set, *t, (MID + t) * EXTENT, &[*t as u8 + 1; 8192]).is_none());
+    let waited = waited.expect("the log is bounded");
+    let behind = b.write(&set, 1000, (MID + waited) * EXTENT + 512, &[0xaa; 512]);
+    assert!(behind.is_none() && set.status().writes_waiting == 2);
+    set.hand_over(&Direct, true).unwrap();
+    let came: Vec<_> = b.came().into_iter().map(|c| (c.token, c.result.is_ok())).collect();
+    assert_eq!(came, [(waited, true), (1000, true)], "answered, in order");
+    let at = ((MID + waited) * EXTENT) as usize;
+    let got = &b.disk.bytes()[at..at + 8192];
+    assert!(got[..512] == [waited as u8 + 1; 512] && got[512..1024] == [0xaa; 512], "and in the volume");
+}
+
+#[test]
+fn a_hand_over_without_space_for_the_state_says_so_and_can_be_repeated() {
+    let b = Bench::new();
+    let v = NewVolume {
+        name: "data".into(),
+        volume: Uuid([5; 16]),
+        origin: None,
+        destination: "/dev/disk".into(),
+        // Only the state's file system is full.
+        parts: VolumeParts { target: b.disk.clone(), ..b.parts() },
+    };
+    let set = RestoreSet::create(b.state(), "shop", vec![v], Bench::options(), b.clock.clone()).unwrap();
+    fill(&set);
+    settle(&set);
+    b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
+    (0..4000).for_each(|_| b.plan.fail_next(FaultOp::Write, Kind::Full));
+    let e = set.hand_over(&Direct, true).unwrap_err();
+    b.plan.heal();
+    assert!(e.kind == Kind::Full && e.what.contains("cannot be moved into the destination"), "{e:?}");
+    assert_eq!(b.read(&set, 2, MID * EXTENT, 512).unwrap().unwrap(), [7; 512], "it goes on");
+    assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume yet"));
+    assert_ne!(set.status().state, RestoreState::Failed);
+    set.hand_over(&Direct, true).unwrap();
+    let at = (MID * EXTENT) as usize;
+    assert_eq!(b.disk.bytes()[at..at + 512], [7; 512]);
+}

@@ -119,7 +119,11 @@ impl RestoreSet {
         let mut idle = 0;
         while !mover.is_clean(parts) || !parts.waiting.is_empty() {
             let stepped = mover.step(parts, true)?;
-            if self.log_step()? == Step::Worked || stepped == Step::Worked {
+            // Only waiting writes need room in the log: without them a full disk of the state is no reason to stay on it.
+            let prepared = if parts.waiting.is_empty() { Ok(Step::Idle) } else { self.log_step() };
+            if prepared.map_err(|e| e.at("waiting writes find no room in the write log"))? == Step::Worked
+                || stepped == Step::Worked
+            {
                 continue;
             }
             idle += 1;
