@@ -6,7 +6,7 @@
 
 use crate::errors::{Failure, Outcome};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// `linux/magic.h`.
@@ -104,6 +104,33 @@ pub fn refuse_volatile(dir: &Path) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// Whether two names are one file or device, whatever links lead there. Of what does not exist, whether the names are.
+pub fn same(a: &Path, b: &Path) -> bool {
+    match (identity(a), identity(b)) {
+        (Some(x), Some(y)) => x == y,
+        (None, None) => real(a) == real(b),
+        _ => false,
+    }
+}
+
+/// Device and inode; of a block device its number.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let m = std::fs::metadata(path).ok()?;
+    Some(if m.file_type().is_block_device() { (m.rdev(), u64::MAX) } else { (m.dev(), m.ino()) })
+}
+
+/// Absolute, links resolved as far as something exists.
+pub fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    if let Ok(found) = absolute.canonicalize() {
+        return found;
+    }
+    match (absolute.parent().and_then(|p| p.canonicalize().ok()), absolute.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => absolute,
+    }
 }
 
 /// Replaces a small file of ours atomically and durably.

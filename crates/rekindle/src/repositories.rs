@@ -4,6 +4,7 @@ use crate::cli::RepoArgs;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::secret::{Secret, Source, source};
 use crate::serve::control::RepositoryAccess;
+use rekindle_core::repo::names;
 use rekindle_engine::repository::{Credential, RepoError, Repository, Secret as RepositorySecret};
 use rekindle_io::Kind;
 use rekindle_io::store::{DirStore, Store, TcpStore};
@@ -189,6 +190,10 @@ pub fn failure(error: impl Into<String>, e: &RepoError) -> Failure {
         RepoError::Ambiguous { .. } => (Exit::Usage, "give more digits; see `rekindle timeline`".into()),
         RepoError::Fenced => (Exit::Failed, "run it again".into()),
         RepoError::Invalid(_) => (Exit::Failed, "check what was asked for".into()),
+        RepoError::Damaged { object, .. } if object == names::CONFIG || object.starts_with(names::KEYS) => (
+            Exit::Failed,
+            "nothing opens without it: put it back from a copy of the repository; no other password or key helps".into(),
+        ),
         RepoError::Damaged { .. } => (
             Exit::Failed,
             "keep the damaged object for examination; other snapshots may be whole (`rekindle timeline`)"

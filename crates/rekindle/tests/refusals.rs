@@ -65,3 +65,117 @@ fn cures_that_work() {
     assert!(ran.code == 3 && ran.out.contains("it is missing"), "{}{}", ran.out, ran.err);
     assert!(!s.path("new.raw").exists(), "nothing of it is taken for a disk");
 }
+
+#[test]
+fn other_names_of_a_disk_are_that_disk() {
+    let s = Sandbox::new();
+    let (path, bytes) = kept(&s);
+    let to = s.text("new.raw");
+    let (listen, other) = (format!("unix:{}", s.text("n.sock")), format!("unix:{}", s.text("o.sock")));
+    let mut r = s.start(&["restore", "db", "--to", &to, "--listen", &listen, "--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    std::fs::create_dir(s.path("far")).unwrap();
+    let (soft, hard) = (s.text("far/soft.raw"), s.text("far/hard.raw"));
+    std::os::unix::fs::symlink(&to, &soft).unwrap();
+    std::fs::hard_link(&to, &hard).unwrap();
+    let refused = |codes: &[i32], words: &[&str]| {
+        for alias in [&soft, &hard] {
+            for args in [
+                &["serve", "two", alias, "--listen", &other][..],
+                &["backup", alias, "--as", "two"],
+                &["restore", "db", "--as", "two", "--to", alias, "--yes", "two", "--listen", &other],
+                &["restore", "db", "--to", alias, "--yes", "db"],
+            ] {
+                let ran = s.run(args);
+                assert!(codes.contains(&ran.code), "{args:?}: {}", ran.err);
+                assert!(words.iter().any(|w| ran.err.contains(w)), "{args:?}: {}", ran.err);
+            }
+        }
+    };
+    refused(&[11, 14], &["serves it as db", "half-restored"]);
+    r.signal(libc::SIGINT);
+    assert_eq!(r.end(), 130);
+    refused(&[14], &["half-restored"]);
+    // It is taken up by whatever name.
+    let mut r = s.start(&["serve", "db", &hard, "--listen", &listen]);
+    r.says("going on with the restore");
+    s.ok(&["tune", "db", "--limit", "none"]);
+    s.ok(&["cutover", "db"]);
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0, "{}", r.said());
+    assert!(read(&hard) == bytes);
+    // Two volumes on one file would overwrite each other.
+    let wal = s.file("wal.raw", data(1 << 20, 8));
+    let (a, b) = (format!("a={path}"), format!("b={wal}"));
+    let mut serve = s.start(&["serve", "shop", &a, &b]);
+    serve.says("shop/b");
+    s.ok(&["backup", "shop"]);
+    let (x, y) = (format!("a={soft}"), format!("b={hard}"));
+    assert!(
+        s.fails(2, &["restore", "shop", "--to", &x, "--to", &y, "--yes", "shop"]).contains("two volumes")
+    );
+}
+
+#[test]
+fn nothing_is_left_of_a_restore_that_was_refused() {
+    let memory = Path::new("/dev/shm");
+    let fs = rustix::fs::statfs(memory).map(|f| f.f_type);
+    if fs != Ok(0x0102_1994) {
+        return println!("skipped: /dev/shm is no tmpfs");
+    }
+    let s = Sandbox::new();
+    kept(&s);
+    let folder = tempfile::tempdir_in(memory).unwrap();
+    let to = folder.path().join("new.raw");
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let mut c = s.command(&["restore", "db", "--to", to.to_str().unwrap(), "--listen", &listen]);
+    let ran = kit::ended(c.env_remove("REKINDLE_ALLOW_VOLATILE_STATE").output().unwrap());
+    assert!(ran.code == 14 && ran.err.contains("lives in memory"), "{}", ran.err);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something is left");
+}
+
+#[test]
+fn what_cannot_be_opened_is_not_blamed_on_the_password() {
+    let s = Sandbox::new();
+    kept(&s);
+    let config = s.path("repo/config");
+    let whole = read(&config);
+    let check = |word: &str| {
+        let said = s.fails(1, &["timeline"]);
+        assert!(said.contains(word) && said.contains("put it back from a copy"), "{said}");
+        assert!(!said.contains("wrong password"), "{said}");
+    };
+    for at in [0, 8, 20, whole.len() - 1] {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        std::fs::remove_file(&config).unwrap();
+        std::fs::write(&config, damaged).unwrap();
+        check("config is damaged");
+    }
+    std::fs::remove_file(&config).unwrap();
+    check("it is missing");
+    std::fs::write(&config, whole).unwrap();
+    let slot = std::fs::read_dir(s.path("repo/k")).unwrap().next().unwrap().unwrap().path();
+    let whole = read(&slot);
+    std::fs::remove_file(&slot).unwrap();
+    check("no key slot");
+    std::fs::write(&slot, &whole[1..]).unwrap();
+    check("is damaged");
+    std::fs::write(&slot, whole).unwrap();
+    s.ok(&["timeline"]);
+}
+
+#[test]
+fn latest_is_a_moment_and_times_are_said_as_typed() {
+    let s = Sandbox::new();
+    let (path, _) = kept(&s);
+    for args in [
+        &["serve", "latest", &path][..],
+        &["backup", &path, "--as", "latest"],
+        &["restore", "db", "--to", "x", "--as", "latest", "--listen", "unix:./n.sock"],
+        &["show", "latest"],
+    ] {
+        assert!(s.fails(2, args).contains("`latest` is no name"), "{args:?}");
+    }
+    assert!(s.fails(1, &["show", "db@-5m"]).contains("db@-5m"));
+}

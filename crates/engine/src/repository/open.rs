@@ -117,18 +117,28 @@ pub(super) fn open(store: Arc<dyn Store>, credential: Option<&Credential>, cache
 }
 
 fn read_config(store: &dyn Store) -> Result<Config> {
+    // Where key slots lie there was a repository: then the config is what is wrong.
+    let none = |what| match has_slots(store) {
+        true => RepoError::damaged(names::CONFIG, 0, what),
+        false => RepoError::NotARepository { place: store.place() },
+    };
     let bytes = match store.get(names::CONFIG, Part::All) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind == Kind::Gone => return Err(RepoError::NotARepository { place: store.place() }),
+        Err(e) if e.kind == Kind::Gone => return Err(none("it is missing")),
         Err(e) => return Err(e.into()),
     };
     Config::decode(&bytes).map_err(|e| match e {
-        ConfigError::NotARepository => RepoError::NotARepository { place: store.place() },
+        ConfigError::NotARepository => none("it does not begin as one"),
         ConfigError::Damaged => RepoError::damaged(names::CONFIG, 0, "checksum does not match"),
         ConfigError::Newer { format, incompat } => {
             RepoError::NewerFormat { found: format, features: incompat, known: FORMAT }
         }
     })
+}
+
+fn has_slots(store: &dyn Store) -> bool {
+    let slot = |name: &str| name.strip_prefix(names::KEYS).is_some_and(|n| n.parse::<Uuid>().is_ok());
+    store.list_all(names::KEYS).is_ok_and(|found| found.iter().any(|e| slot(&e.name)))
 }
 
 type Slots = Vec<(Uuid, KeySlot)>;
@@ -149,6 +159,9 @@ fn slots(store: &dyn Store) -> Result<(Slots, Option<RepoError>)> {
 fn unlock(store: &dyn Store, config: &Config, credential: &Credential) -> Result<Master> {
     credential.check()?;
     let (good, bad) = slots(store)?;
+    if good.is_empty() && bad.is_none() {
+        return Err(RepoError::damaged(names::KEYS, 0, "no key slot is there any more"));
+    }
     for (uuid, slot) in good {
         match Master::unwrap(&slot, credential, config, uuid) {
             Err(CredentialError::WrongKey) => (),

@@ -103,9 +103,7 @@ pub fn alive() -> Outcome<Vec<Holder>> {
 
 /// Who of the living has this disk; somebody else before ourselves.
 pub fn owner_of(disk: &Path) -> Option<Holder> {
-    let same =
-        |a: &Path| a == disk || matches!((a.canonicalize(), disk.canonicalize()), (Ok(x), Ok(y)) if x == y);
-    let has = |h: &Holder| h.disks.iter().any(|d| same(d));
+    let has = |h: &Holder| h.disks.iter().any(|d| places::same(d, disk));
     alive().ok()?.into_iter().filter(has).min_by_key(|h| h.pid == std::process::id())
 }
 

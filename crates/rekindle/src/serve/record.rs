@@ -53,6 +53,14 @@ pub fn remember(set: &str, volumes: &[(String, PathBuf)]) -> Outcome {
         .map_err(|e| Failure::system(format!("cannot write {}", dir.join("set.json").display()), &e))
 }
 
+/// Every disk that is remembered, of whatever set.
+pub fn disks() -> Outcome<Vec<PathBuf>> {
+    let sets = places::state_path()?.join("sets");
+    let names = std::fs::read_dir(sets).into_iter().flatten().flatten();
+    let records = names.filter_map(|e| recall(e.file_name().to_str()?).ok().flatten());
+    Ok(records.flat_map(|r| r.volumes).map(|v| v.path).collect())
+}
+
 /// What was remembered, if anything. A record that cannot be read is as good as none, and is said to be so.
 pub fn recall(set: &str) -> Outcome<Option<Record>> {
     let path = places::state_path()?.join("sets").join(set).join("set.json");

@@ -3,6 +3,7 @@
 //! Order: hold on the snapshot (nothing it needs may be collected), destinations, state, record. A crash in between leaves
 //! a hold that names us and a file full of holes; the record makes it a restore.
 
+use super::settle::remove_state;
 use super::state::{App, Found, StatePlace, point};
 use super::upkeep::MAP;
 use super::{Restoring, RestoringVolume, Wishes};
@@ -21,6 +22,7 @@ use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::holder::Holder;
 use rekindle_io::logfile::{LogDir, RealDir};
 use std::num::NonZeroU64;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
@@ -70,7 +72,10 @@ pub fn begin(b: Begin) -> Outcome<Arc<Restoring>> {
         pid: std::process::id(),
         time_ns: SystemClock::new().wall_ns(),
     };
-    let hold = b.repository.hold(b.snapshot.info(), owner).map_err(|e| failure(&cannot, &e))?;
+    let hold = b.repository.hold(b.snapshot.info(), owner).map_err(|e| {
+        leave_nothing(&b, &dir);
+        failure(&cannot, &e)
+    })?;
     let app = App {
         repository: PathBuf::from(b.repository.place()),
         hold: hold.uuid.to_string(),
@@ -86,9 +91,25 @@ pub fn begin(b: Begin) -> Outcome<Arc<Restoring>> {
         if let Err(e) = b.repository.release_hold(hold.uuid, ReleaseReason::Done, now) {
             tracing::warn!("the hold {} stays in the repository: {e}", hold.uuid);
         }
+        leave_nothing(&b, &dir);
     }
     let (set, volumes) = made?;
     Ok(assemble(b.name, set, volumes, b.state, dir, b.repository, b.snapshot, app, b.wishes, b.begun))
+}
+
+/// After a beginning that failed: what was made for it goes, unless its record makes it a restore.
+fn leave_nothing(b: &Begin, dir: &RealDir) {
+    if !matches!(b.state.look(), Ok(None)) {
+        return;
+    }
+    let destinations: Vec<PathBuf> = b.dests.iter().map(|d| d.path.clone()).collect();
+    remove_state(dir, &b.state, &destinations);
+    for d in b.dests.iter().filter(|d| d.made) {
+        // Ours if it is one hole.
+        if d.path.metadata().is_ok_and(|m| m.is_file() && m.blocks() == 0) {
+            let _ = std::fs::remove_file(&d.path);
+        }
+    }
 }
 
 type Made = (Arc<RestoreSet>, Vec<RestoringVolume>);

@@ -5,6 +5,7 @@
 
 use crate::errors::{Failure, Outcome};
 use crate::places;
+use crate::serve::record;
 use rekindle_engine::restore::{Phase, PlanRecord, peek};
 use rekindle_io::logfile::RealDir;
 use serde::{Deserialize, Serialize};
@@ -57,8 +58,15 @@ impl StatePlace {
     }
     /// Opens it, made if absent; a tmpfs is refused.
     pub fn open(&self) -> Outcome<std::sync::Arc<RealDir>> {
+        let made = !self.path.exists();
         places::make_private(&self.path)?;
-        places::refuse_volatile(&self.path)?;
+        if let Err(refused) = places::refuse_volatile(&self.path) {
+            // Nothing of a restore that was refused is left.
+            if made {
+                let _ = std::fs::remove_dir(&self.path);
+            }
+            return Err(refused);
+        }
         RealDir::open(&self.path).map_err(|e| Failure::io("cannot open the state of the restore", &e))
     }
     /// What it holds, without making it.
@@ -91,20 +99,33 @@ fn beside(dest: &Path) -> PathBuf {
     name.into()
 }
 
+/// The names this disk may have been given to a restore by: as it is named now, where links lead, and any other name of
+/// the same file that is remembered.
+fn names_of(disk: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut names =
+        vec![std::path::absolute(disk).unwrap_or_else(|_| disk.to_path_buf()), places::real(disk)];
+    names.extend(record::disks()?.into_iter().filter(|d| places::same(d, disk)));
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// The restore that `disk` is a destination of, if there is one: its place, and what it holds. Settled ones count too.
 pub fn holding(disk: &Path) -> Outcome<Option<(StatePlace, Found)>> {
-    let absolute = std::path::absolute(disk).unwrap_or_else(|_| disk.to_path_buf());
-    let mut places = vec![beside(&absolute)];
-    // A set's state lies beside its first destination; beside the others a pointer says where.
-    places.extend(
-        std::fs::read_to_string(beside(&absolute).join(POINTER)).ok().map(|t| PathBuf::from(t.trim_end())),
-    );
+    let mut places = Vec::new();
+    for name in names_of(disk)? {
+        let beside = beside(&name);
+        // A set's state lies beside its first destination; beside the others a pointer says where.
+        let pointer = std::fs::read_to_string(beside.join(POINTER));
+        places.extend(pointer.ok().map(|t| PathBuf::from(t.trim_end())));
+        places.push(beside);
+    }
     let devices = crate::places::state_path()?.join("restores");
     places.extend(std::fs::read_dir(devices).into_iter().flatten().flatten().map(|e| e.path()));
     for path in places {
         let place = StatePlace { path };
         let found = place.look()?;
-        let ours = |f: &Found| f.plan.volumes.iter().any(|v| Path::new(&v.destination) == absolute);
+        let ours = |f: &Found| f.plan.volumes.iter().any(|v| places::same(Path::new(&v.destination), disk));
         if let Some(found) = found.filter(ours) {
             return Ok(Some((place, found)));
         }
@@ -153,8 +174,7 @@ impl Found {
     /// It is the restore of `set` to exactly these disks.
     pub fn is_of(&self, set: &str, disks: &[(String, PathBuf)]) -> bool {
         let same = |(name, path): &(String, PathBuf), v: &rekindle_engine::restore::PlannedVolume| {
-            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            *name == v.name && absolute == Path::new(&v.destination)
+            *name == v.name && places::same(path, Path::new(&v.destination))
         };
         self.plan.set == set
             && disks.len() == self.plan.volumes.len()

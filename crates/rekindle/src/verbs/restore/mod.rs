@@ -7,11 +7,10 @@ mod plan;
 use crate::cli::RestoreArgs;
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
-use crate::{moments, names};
+use crate::{moments, names, places};
 pub use online::going_on;
 pub use plan::Plan;
 use plan::{Target, Targets};
-use std::path::Path;
 
 /// Decides which it is.
 pub fn run(args: &RestoreArgs, out: Out) -> Outcome<u8> {
@@ -89,9 +88,8 @@ fn targets(args: &RestoreArgs, volumes: &[String]) -> Outcome<Targets> {
 }
 
 fn distinct(chosen: &[Target]) -> Outcome {
-    let real = |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.into());
     for (i, a) in chosen.iter().enumerate() {
-        if let Some(b) = chosen[..i].iter().find(|b| real(&b.path) == real(&a.path)) {
+        if let Some(b) = chosen[..i].iter().find(|b| places::same(&b.path, &a.path)) {
             return Err(Failure::usage(
                 format!("{} is the destination of two volumes", a.path.display()),
                 format!("{} and {} would overwrite each other", b.volume, a.volume),
