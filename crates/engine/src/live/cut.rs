@@ -8,37 +8,15 @@
 //! Giving up: the flag is up before the first write that keeps nothing is issued, and a backup read looks at it after
 //! it has read. So whatever it returns is of the instant.
 
+use super::bits::Bits;
 use super::fleece::{Fate, Fleece};
-use super::sync::{AtomicU64, Mutex, MutexGuard, SeqCst, lock};
+use super::sync::{Mutex, MutexGuard, lock};
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::block::{Allocation, Block, BlockExt};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
 
 const CLAIMS: u64 = 256;
-
-/// A bit per extent.
-struct Bits(Box<[AtomicU64]>);
-
-impl Bits {
-    fn new(n: u64) -> Bits {
-        Bits((0..n.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
-    }
-    fn get(&self, n: u64) -> bool {
-        self.0[(n / 64) as usize].load(SeqCst) & (1 << (n % 64)) != 0
-    }
-    fn set(&self, n: u64) {
-        self.0[(n / 64) as usize].fetch_or(1 << (n % 64), SeqCst);
-    }
-    /// Sets the bits of word `word` that lie in `range`; which of them.
-    fn set_word(&self, word: u64, range: ExtentRange) -> u64 {
-        let from = range.start.max(word * 64) - word * 64;
-        let to = range.end.min(word * 64 + 64) - word * 64;
-        let mask = if to - from == 64 { u64::MAX } else { ((1 << (to - from)) - 1) << from };
-        self.0[word as usize].fetch_or(mask, SeqCst);
-        mask
-    }
-}
 
 /// The cut.
 pub(super) struct Cut {
@@ -128,16 +106,12 @@ impl Cut {
         if range.start >= range.end {
             return;
         }
-        for word in range.start / 64..=(range.end - 1) / 64 {
-            let mut left = self.taken.set_word(word, range) & self.kept.0[word as usize].load(SeqCst);
-            while left != 0 {
-                let e = word * 64 + u64::from(left.trailing_zeros());
-                left &= left - 1;
-                let _claim = self.claim(e);
-                let bit = 1 << (e % 64);
-                if self.filled.0[word as usize].fetch_and(!bit, SeqCst) & bit != 0 {
-                    self.fleece.drop_kept(self.geometry.extent_bytes(e));
-                }
+        // In this order: what is kept after this look was claimed before it was taken, and goes with the fleece.
+        self.taken.set_range(range);
+        for e in self.kept.set_in(range) {
+            let _claim = self.claim(e);
+            if self.filled.clear(e) {
+                self.fleece.drop_kept(self.geometry.extent_bytes(e));
             }
         }
     }
@@ -167,16 +141,7 @@ impl Cut {
     /// seen, so nothing slips between.
     fn kept_in(&self, hole: ByteRange) -> Option<ByteRange> {
         let touched = self.geometry.touched(hole);
-        for word in touched.start / 64..=(touched.end - 1) / 64 {
-            let mut bits = self.kept.0[word as usize].load(SeqCst);
-            while bits != 0 {
-                let e = word * 64 + u64::from(bits.trailing_zeros());
-                bits &= bits - 1;
-                if (touched.start..touched.end).contains(&e) && !self.taken.get(e) {
-                    return self.geometry.extent_bytes(e).intersect(&hole);
-                }
-            }
-        }
-        None
+        let kept = self.kept.set_in(touched).find(|e| !self.taken.get(*e))?;
+        self.geometry.extent_bytes(kept).intersect(&hole)
     }
 }

@@ -17,6 +17,7 @@
 
 mod activity_log;
 mod adopt;
+mod bits;
 mod cut;
 mod fleece;
 mod gate;
