@@ -7,7 +7,7 @@ help:
 	@echo "make lint         format, clippy -D warnings, layers, licences of dependencies"
 	@echo "make unit         unit and integration tests only"
 	@echo "make stories      real programs end to end (PostgreSQL, QEMU, kill -9, ...); ONLY=name runs one"
-	@echo "make bench        measure against the peers, write docs/benchmarks.md (hours; ONLY=name runs one)"
+	@echo "make bench        measure against the peers, write docs/benchmarks.md (an hour; ONLY=name runs one, BRIEF=1 briefly)"
 	@echo "make bench-smoke  tiny versions of every benchmark, judging nothing by time"
 
 setup:
@@ -29,7 +29,7 @@ demo:
 	@scripts/demo
 
 bench:
-	@scripts/bench $(ONLY)
+	@scripts/bench $(if $(BRIEF),--brief) $(ONLY)
 
 bench-smoke:
 	@scripts/bench --smoke $(ONLY)

@@ -3,6 +3,7 @@
 import os
 import statistics
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,8 +11,6 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from stage import BENCH, MIB, Attached, Postgres, Process, Rekindle, expect, run, say, until  # noqa: E402
-
-DOCS = ROOT / "docs"
 
 # Heap pages hold 61 accounts. In both loads hot pages are scattered over the whole table.
 PICK = {
@@ -56,7 +55,7 @@ class Link:
         ip("-n", name, "link", "set", f"{name}b", "up")
         ip("-n", name, "link", "set", "lo", "up")
         burst = max(rate // 250, 32 << 10)
-        queue = max(rate * rtt_ms // 1000 * 2, 256 << 10)
+        queue = max(int(rate * rtt_ms / 1000 * 2), 256 << 10)
         shape = ["root", "tbf", "rate", f"{rate * 8}bit", "burst", burst, "limit", burst + queue]
         run("tc", "qdisc", "add", "dev", f"{name}a", *shape)
         run("tc", "-n", name, "qdisc", "add", "dev", f"{name}b", *shape)
@@ -112,22 +111,26 @@ def build_database(stage, image, size, scale):
     server.kill()
 
 
-def start_database(stage, uri, seconds=600):
-    """Attaches and starts; returns (disk, postgres, seconds until the first query was answered)."""
+def start_database(stage, uri, seconds=600, direct=False):
+    """Attaches and starts; returns (disk, postgres, seconds until the first query was answered). `direct`: the file below
+    the loop device is not cached, so that the export sees what the guest's own cache misses."""
     began = time.monotonic()
     disk = Attached(stage, uri, stage.path / "mnt")
+    if direct:
+        run("losetup", "--direct-io=on", disk.loop)
     postgres = Postgres(stage, stage.path / "mnt")
     postgres.start(seconds)
     postgres.sql("SELECT count(*) FROM pgbench_branches")
     return disk, postgres, time.monotonic() - began
 
 
-def run_load(postgres, script, seconds, clients=4, scale=1):
+def run_load(postgres, script, seconds, clients=4, scale=1, seed=None):
     """Applies the skewed load; returns transactions a second, one figure for each second."""
     log = postgres.stage.path / f"load{time.monotonic_ns()}"
     log.mkdir()
     os.chmod(log, 0o777)
     postgres.pgbench("-n", "-f", script, "-D", f"scale={scale}", "-c", clients, "-T", seconds, "--log",
+                     *([] if seed is None else ["--random-seed", seed]),
                      "--log-prefix", log / "tx", "--aggregate-interval", 1, seconds=seconds + 120)
     counts = {}
     for part in log.glob("tx*"):
@@ -149,17 +152,63 @@ def table(head, rows):
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows]) + "\n"
 
 
-def report(name, body, write):
-    """Prints a section; with `write` it replaces the one in docs/benchmarks.md."""
+def seconds_and(values, decimals=1):
+    """As `show`; what was never reached in a round is told."""
+    reached = [v for v in values if v is not None]
+    never = len(values) - len(reached)
+    return show(reached, decimals) + (f" (never: {never} of {len(values)})" if never and reached else "")
+
+
+def goals(rows):
+    """Targets: (what, "at least" or "at most", limit, values of the rounds)."""
+    lines = []
+    for what, word, limit, values in rows:
+        middle = statistics.median(values) if values else None
+        reached = middle is not None and (middle >= limit if word == "at least" else middle <= limit)
+        judged = "not measured" if middle is None else "yes" if reached else "**no**"
+        lines.append([what, f"{word} {limit:g}", show(values, 2), judged])
+    return table(["target", "limit", "measured", "reached"], lines)
+
+
+def options(parser, **scales):
+    """Adds what every script takes, and options of which each scale has its own value: name=(full, brief, tiny)."""
+    parser.add_argument("--out", type=Path, help="write the section into this file too")
+    parser.add_argument("--brief", action="store_true", help="less of everything")
+    parser.add_argument("--tiny", action="store_true", help="seconds only: is the harness alive?")
+    for name in scales:
+        parser.add_argument(f"--{name}", type=int)
+    args = parser.parse_args()
+    scale = 2 if args.tiny else 1 if args.brief else 0
+    for name, values in scales.items():
+        if getattr(args, name) is None:
+            setattr(args, name, values[scale])
+    return args
+
+
+def report(body, out):
     print(body, flush=True)
-    if not write:
-        return
-    path = DOCS / "benchmarks.md"
-    text = path.read_text()
-    begin, end = f"<!-- bench:{name} -->\n", f"<!-- /bench:{name} -->"
-    expect(begin in text and end in text, f"docs/benchmarks.md has no mark for {name}")
-    commit = run("git", "rev-parse", "--short=10", "HEAD", cwd=ROOT, check=False).stdout.strip() or "unknown"
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    made = f"Made by `crates/bench/pg/{command}` at commit {commit}.\n\n"
-    before, rest = text.split(begin, 1)
-    path.write_text(before + begin + made + body.strip() + "\n" + end + rest.split(end, 1)[1])
+    if out:
+        out.write_text(body)
+
+
+class SmallCache:
+    """A guest with little memory: its page cache forgets the database's files every half second, so that shared_buffers
+    (32 MB) is all it keeps. Its hot pages stay there and are never read again: what the disk sees says little of them."""
+
+    def __init__(self, postgres):
+        self.folder, self.ending = postgres.data / "base", threading.Event()
+        self.thread = threading.Thread(target=self.forget, daemon=True)
+        self.thread.start()
+
+    def forget(self):
+        while not self.ending.wait(0.5):
+            for path in self.folder.rglob("*"):
+                try:
+                    with open(path, "rb") as file:
+                        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                except OSError:
+                    pass  # a folder, or a file that is gone
+
+    def end(self):
+        self.ending.set()
+        self.thread.join()

@@ -3,10 +3,11 @@
 
 use crate::nbd::load::Random;
 use crate::nbd::wire::Connection;
-use crate::rig::report::{Report, Table};
+use crate::rig::report::{Goal, Report, Table, goals};
 use crate::rig::scene::Scene;
 use crate::rig::{cost, files, workspace};
 use crate::stats::{Percentiles, Rounds};
+use crate::suite::Plan;
 use crate::{Result, fail};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -23,6 +24,19 @@ pub struct Size {
     pub time: Duration,
     /// Bytes of the sparse disk of the no-change incremental.
     pub sparse: u64,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        Size {
+            rounds: plan.rounds(),
+            disk: plan.pick(1 << 30, 512 << 20, 32 << 20),
+            pace: 2000,
+            time: Duration::from_millis(plan.pick(3000, 2000, 500)),
+            sparse: plan.pick(1 << 40, 1 << 40, 16 << 30),
+        }
+    }
 }
 
 /// Writes at its pace until `done` answers true.
@@ -81,12 +95,13 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
         "backup-guest",
         &format!(
             "{} writes a second on one connection of a served disk of {} MiB of random data; latency counts from when a write \
-             was due. {} rounds; the backup took {} s.\n\n{}\nNothing changed: the next backup of a served sparse disk of \
+             was due. {} rounds; the backup took {} s.\n\n{}\n{}\nNothing changed: the next backup of a served sparse disk of \
              {} GiB takes {} ms from exec to exit and adds {} bytes to the repository.\n",
             size.pace,
             size.disk >> 20,
             size.rounds,
             found.seconds.show(1),
+            goals(&[Goal::at_most(100.0, "no-change incremental, ms", wall.clone())]),
             table.markdown(),
             size.sparse >> 30,
             wall.show(1),

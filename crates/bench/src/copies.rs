@@ -2,14 +2,17 @@
 //! restore to a new file. Everything until it is on the disk: `sync` is inside the time. Rounds interleaved.
 
 use crate::rig::cost::{self, Cost};
-use crate::rig::report::{Report, Table};
+use crate::rig::report::{Goal, Report, Table, goals};
+use crate::rig::slow_sync::{SLOW, profiles, slowed};
 use crate::rig::svg::{Bar, Group};
 use crate::rig::{files, image, servers, svg, workspace};
 use crate::stats::Rounds;
+use crate::suite::Plan;
 use crate::{Result, fail};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// How large.
 pub struct Size {
@@ -21,6 +24,14 @@ pub struct Size {
     pub changed: f64,
     /// Leave these programs out.
     pub without: Vec<String>,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        let image = plan.pick(1 << 30, 512 << 20, 48 << 20);
+        Size { rounds: plan.rounds(), image, changed: 0.02, without: Vec::new() }
+    }
 }
 
 /// Programs compared.
@@ -111,7 +122,7 @@ impl Bench<'_> {
         cost::run(&mut command).map(|_| ())
     }
 
-    fn backup(&self, name: &str) -> Result<Cost> {
+    fn backup(&self, name: &str) -> Result<Took> {
         let (image, copy) = (self.image, self.repo().join("copy"));
         let mut command = self.command()?;
         match self.tool {
@@ -128,7 +139,7 @@ impl Bench<'_> {
         self.timed(&mut command)
     }
 
-    fn restore(&self, name: &str, to: &Path) -> Result<Cost> {
+    fn restore(&self, name: &str, to: &Path) -> Result<Took> {
         let _ = std::fs::remove_dir_all(to);
         std::fs::create_dir_all(to)?;
         let (copy, disk) = (self.repo().join("copy"), to.join("disk"));
@@ -145,14 +156,19 @@ impl Bench<'_> {
     }
 
     /// Runs, then waits for the disk: the bytes are there when the time is.
-    fn timed(&self, command: &mut Command) -> Result<Cost> {
+    fn timed(&self, command: &mut Command) -> Result<Took> {
         cost::sync(&self.home)?;
         let began = std::time::Instant::now();
-        let mut cost = cost::run(command)?;
+        let cost = cost::run(command)?;
         cost::sync(&self.home)?;
-        cost.wall = began.elapsed();
-        Ok(cost)
+        Ok(Took { cost, flushed: began.elapsed() })
     }
+}
+
+/// What a run cost, and when it was on the disk.
+struct Took {
+    cost: Cost,
+    flushed: Duration,
 }
 
 /// nbdcopy writes into a file that is there, of the right size.
@@ -165,21 +181,88 @@ fn fresh(path: &Path, like: &Path) -> Result<PathBuf> {
 #[derive(Default)]
 struct Found {
     wall: Rounds,
+    unflushed: Rounds,
     cpu: Rounds,
     memory: Rounds,
     stored: Rounds,
 }
 
 impl Found {
-    fn add(&mut self, cost: Cost, stored: u64) {
-        self.wall.0.push(cost.wall.as_secs_f64());
-        self.cpu.0.push(cost.cpu);
-        self.memory.0.push(cost.memory as f64 / 1_048_576.0);
+    fn add(&mut self, took: &Took, stored: u64) {
+        self.wall.0.push(took.flushed.as_secs_f64());
+        self.unflushed.0.push(took.cost.wall.as_secs_f64());
+        self.cpu.0.push(took.cost.cpu);
+        self.memory.0.push(took.cost.memory as f64 / 1_048_576.0);
         self.stored.0.push(stored as f64 / 1_048_576.0);
     }
 }
 
-const STAGES: [&str; 3] = ["full backup", "incremental backup", "restore to a new file"];
+const FULL: usize = 0;
+const INCREMENTAL: usize = 1;
+const RESTORE: usize = 2;
+const STAGES: [&str; 5] = [
+    "full backup",
+    "incremental backup",
+    "restore to a new file",
+    "incremental backup, flushes 2 ms later",
+    "restore to a new file, flushes 2 ms later",
+];
+
+/// By stage and tool.
+type Results = BTreeMap<(usize, usize), Found>;
+
+/// All tools in one round, in turn.
+struct Round<'a> {
+    tools: &'a [Tool],
+    turns: Vec<usize>,
+    home: &'a Path,
+    image: &'a Path,
+}
+
+impl Round<'_> {
+    fn bench(&self, t: usize) -> Bench<'_> {
+        let tool = self.tools[t];
+        Bench { tool, home: self.home.join(tool.program()), image: self.image }
+    }
+
+    fn historians(&self) -> impl Iterator<Item = usize> {
+        self.turns.iter().copied().filter(|t| self.tools[*t].incremental())
+    }
+
+    fn full(&self, found: &mut Results) -> Result<()> {
+        for &t in &self.turns {
+            let bench = self.bench(t);
+            bench.init()?;
+            files::warm(self.image)?;
+            let took = bench.backup("full")?;
+            found.entry((FULL, t)).or_default().add(&took, cost::stored(&bench.repo())?);
+        }
+        Ok(())
+    }
+
+    fn incremental(&self, stage: usize, delay: Duration, found: &mut Results) -> Result<()> {
+        for t in self.historians() {
+            let bench = self.bench(t);
+            let before = cost::stored(&bench.repo())?;
+            files::warm(self.image)?;
+            let took = slowed(delay, || bench.backup(&format!("stage{stage}")))?;
+            found.entry((stage, t)).or_default().add(&took, cost::stored(&bench.repo())? - before);
+        }
+        Ok(())
+    }
+
+    fn restore(&self, t: usize, stage: usize, delay: Duration, found: &mut Results) -> Result<()> {
+        let bench = self.bench(t);
+        let to = bench.home.join("restored");
+        let took = slowed(delay, || bench.restore(&format!("stage{}", stage - 1), &to))?;
+        let restored = largest(&to)?.ok_or("nothing was restored")?;
+        if bench.tool.incremental() && !same(self.image, &restored)? {
+            return fail(format!("{} restored another image", bench.tool.name()));
+        }
+        found.entry((stage, t)).or_default().add(&took, 0);
+        Ok(std::fs::remove_dir_all(&to)?)
+    }
+}
 
 /// Measures and reports.
 pub fn run(size: &Size, report: &Report) -> Result<()> {
@@ -188,36 +271,29 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
     image::real(&image, size.image)?;
     let tools: Vec<Tool> =
         TOOLS.into_iter().filter(|t| t.present() && !size.without.iter().any(|w| w == t.program())).collect();
-    let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
-    for round in 0..size.rounds {
+    let slow = profiles().len() > 1;
+    let mut found = Results::new();
+    for r in 0..size.rounds {
         // All full backups see one image, then all incrementals its successor.
-        let turns: Vec<usize> = (0..tools.len()).map(|i| (i + round) % tools.len()).collect();
-        let bench =
-            |t: usize| Bench { tool: tools[t], home: home.path().join(tools[t].program()), image: &image };
-        for &t in &turns {
-            bench(t).init()?;
-            files::warm(&image)?;
-            let cost = bench(t).backup("full")?;
-            found.entry((0, t)).or_default().add(cost, cost::stored(&bench(t).repo())?);
+        let turns: Vec<usize> = (0..tools.len()).map(|i| (i + r) % tools.len()).collect();
+        let round = Round { tools: &tools, turns, home: home.path(), image: &image };
+        round.full(&mut found)?;
+        image::change_file(&image, size.changed, r as u64 * 2)?;
+        round.incremental(INCREMENTAL, Duration::ZERO, &mut found)?;
+        for &t in &round.turns {
+            round.restore(t, RESTORE, Duration::ZERO, &mut found)?;
         }
-        image::change_file(&image, size.changed, round as u64)?;
-        for &t in turns.iter().filter(|t| tools[**t].incremental()) {
-            let before = cost::stored(&bench(t).repo())?;
-            files::warm(&image)?;
-            let cost = bench(t).backup("incremental")?;
-            found.entry((1, t)).or_default().add(cost, cost::stored(&bench(t).repo())? - before);
-        }
-        for &t in &turns {
-            let to = bench(t).home.join("restored");
-            let cost = bench(t).restore("incremental", &to)?;
-            let restored = largest(&to)?.ok_or("nothing was restored")?;
-            if tools[t].incremental() && !same(&image, &restored)? {
-                return fail(format!("{} restored another image", tools[t].name()));
+        if slow {
+            image::change_file(&image, size.changed, r as u64 * 2 + 1)?;
+            round.incremental(INCREMENTAL + 2, SLOW, &mut found)?;
+            for t in round.historians() {
+                round.restore(t, RESTORE + 2, SLOW, &mut found)?;
             }
-            found.entry((2, t)).or_default().add(cost, 0);
-            std::fs::remove_dir_all(&bench(t).home)?;
         }
-        eprintln!("round {} of {} done", round + 1, size.rounds);
+        for tool in &tools {
+            std::fs::remove_dir_all(home.path().join(tool.program()))?;
+        }
+        eprintln!("round {} of {} done", r + 1, size.rounds);
     }
     report.plot("copies", &plot(&tools, &found))?;
     report.section("copies", &text(size, &tools, &found))
@@ -243,27 +319,55 @@ fn same(a: &Path, b: &Path) -> Result<bool> {
     Ok(Command::new("cmp").arg("-s").arg(a).arg(b).status()?.success())
 }
 
-fn text(size: &Size, tools: &[Tool], found: &BTreeMap<(usize, usize), Found>) -> String {
+/// How much sooner ours was done than the faster of restic and borg, and than nbdcopy.
+fn targets(tools: &[Tool], found: &Results) -> String {
+    let at = |stage: usize, tool: Tool| found.get(&(stage, tools.iter().position(|t| *t == tool)?));
+    let wall = |stage, tool| at(stage, tool).map_or_else(Rounds::default, |f| f.wall.clone());
+    let unflushed = |tool| at(RESTORE, tool).map_or_else(Rounds::default, |f| f.unflushed.clone());
+    let mut all = Vec::new();
+    for stage in [FULL, RESTORE, RESTORE + 2] {
+        let peers = wall(stage, Tool::Restic).least(&wall(stage, Tool::Borg));
+        let what = format!("{}: faster of restic and borg / rekindle", STAGES[stage]);
+        all.push(Goal::at_least(2.0, what, peers.ratio(&wall(stage, Tool::Rekindle))));
+    }
+    let nbdcopy = wall(RESTORE, Tool::Nbdcopy).ratio(&wall(RESTORE, Tool::Rekindle));
+    all.push(Goal::at_least(0.7, "restore: nbdcopy to a new file / rekindle, flushed", nbdcopy));
+    let nbdcopy = unflushed(Tool::Nbdcopy).ratio(&unflushed(Tool::Rekindle));
+    all.push(Goal::at_least(0.7, "restore: nbdcopy to a new file / rekindle, each as it ends", nbdcopy));
+    goals(&all)
+}
+
+fn text(size: &Size, tools: &[Tool], found: &Results) -> String {
     let mut out = format!(
         "A {} MiB ext4 image of this machine's installed files, in the page cache; {:.1} % of it rewritten in runs of 16 KiB \
          before the incremental. {} rounds; wall time until everything is flushed. rekindle reads the image at rest (key \
-         file, so no key derivation; restic and borg derive theirs).\n\n",
+         file, so no key derivation; restic and borg derive theirs).\n\n{}\n",
         size.image >> 20,
         size.changed * 100.0,
-        size.rounds
+        size.rounds,
+        targets(tools, found)
     );
     for (stage, title) in STAGES.iter().enumerate() {
         out += &format!("**{title}**\n\n");
-        let mut table = Table::new(&["program", "wall s", "/ rekindle", "CPU s", "memory MiB", "stored MiB"]);
+        let mut table = Table::new(&[
+            "program",
+            "wall s",
+            "/ rekindle",
+            "its end s",
+            "CPU s",
+            "memory MiB",
+            "stored MiB",
+        ]);
         let ours = tools.iter().position(|t| *t == Tool::Rekindle).and_then(|t| found.get(&(stage, t)));
         for (t, tool) in tools.iter().enumerate() {
             let Some(f) = found.get(&(stage, t)) else { continue };
             let ratio = ours.map_or("-".into(), |o| f.wall.ratio(&o.wall).show(2));
-            let stored = if stage == 2 { "-".into() } else { f.stored.show(0) };
+            let stored = if f.stored.median() == 0.0 { "-".into() } else { f.stored.show(0) };
             table.row(vec![
                 tool.name().into(),
                 f.wall.show(2),
                 ratio,
+                f.unflushed.show(2),
                 f.cpu.show(2),
                 f.memory.show(0),
                 stored,
@@ -275,7 +379,7 @@ fn text(size: &Size, tools: &[Tool], found: &BTreeMap<(usize, usize), Found>) ->
     out + "![backup and restore](plots/copies.svg)\n"
 }
 
-fn plot(tools: &[Tool], found: &BTreeMap<(usize, usize), Found>) -> String {
+fn plot(tools: &[Tool], found: &Results) -> String {
     let group = |(stage, title): (usize, &&str)| {
         let bar = |(t, tool): (usize, &Tool)| {
             let f = found.get(&(stage, t))?;

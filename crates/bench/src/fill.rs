@@ -5,10 +5,11 @@
 use crate::nbd::load::Random;
 use crate::nbd::wire::Connection;
 use crate::rig::link::{Link, Shape};
-use crate::rig::report::{Report, Table};
+use crate::rig::report::{Goal, Report, Table, goals};
 use crate::rig::scene::{Running, Scene};
 use crate::rig::{files, workspace};
 use crate::stats::{Percentiles, Rounds};
+use crate::suite::Plan;
 use crate::{Result, fail};
 use rekindle_io::store::{DirStore, ServerOptions, StoreServer};
 use std::io::{Read, Write};
@@ -29,6 +30,18 @@ pub struct Size {
     pub links: Vec<Shape>,
     /// Demand reads of a round.
     pub reads: usize,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        Size {
+            rounds: plan.rounds(),
+            disk: plan.pick(768 << 20, 384 << 20, 64 << 20),
+            links: vec![Shape { rate: 100_000_000, rtt_ms: 20 }],
+            reads: plan.pick(200, 100, 20),
+        }
+    }
 }
 
 /// Serves the repository folder until killed; every answer at least so late.
@@ -183,12 +196,14 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
     near.backup_at_rest(&disk)?;
     let mut table = Table::new(&[
         "link",
+        "it carries MB/s",
         "fill takes of it %",
         "complete s",
         "demand p99 ms, idle link",
         "under fill",
         "ratio",
     ]);
+    let mut targets = Vec::new();
     for shape in &size.links {
         let far = Far::up(*shape, Path::new(&near.repo))?;
         let scene = Scene::with_repo(&home.path().join("far"), far.url())?;
@@ -197,6 +212,10 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
             round(&far, &scene, size, r as u64 * 10, &mut found)?;
             eprintln!("{}: round {} of {} done", shape.name(), r + 1, size.rounds);
         }
+        let what = format!("fill's share of {}, %", shape.name());
+        targets.push(Goal::at_least(90.0, what, found.share.clone()));
+        let what = format!("demand p99 under fill / on an idle link, {}", shape.name());
+        targets.push(Goal::at_most(1.5, what, found.filling.ratio(&found.idle)));
         table.row(vec![
             shape.name(),
             found.capacity.show(1),
@@ -211,10 +230,11 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
         "fill",
         &format!(
             "{} MiB of random data; {} rounds; {} demand reads of 4 KiB a round, one after another, in extents that were not \
-             there. The share is of what one TCP stream gets of the link, both counted in bytes received on it, from online to complete.\n\n{}",
+             there. The share is of what one TCP stream gets of the link, both counted in bytes received on it, from online to complete.\n\n{}\n{}",
             size.disk >> 20,
             size.rounds,
             size.reads,
+            goals(&targets),
             table.markdown()
         ),
     )

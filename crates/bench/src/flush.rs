@@ -8,6 +8,7 @@ use crate::rig::servers::{Kind, Server};
 use crate::rig::slow_sync::{self, slowed};
 use crate::rig::{files, workspace};
 use crate::stats::{Percentiles, Rounds};
+use crate::suite::Plan;
 use crate::{Result, fail};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,6 +26,18 @@ pub struct Size {
     pub disk: u64,
     /// Speed of the fill, bytes a second.
     pub fill: u64,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        Size {
+            rounds: plan.rounds(),
+            time: Duration::from_millis(plan.pick(1500, 1000, 200)),
+            disk: plan.pick(512 << 20, 256 << 20, 64 << 20),
+            fill: plan.pick(50_000_000, 50_000_000, 10_000_000),
+        }
+    }
 }
 
 const CELLS: [&str; 4] = [

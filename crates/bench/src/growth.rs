@@ -2,10 +2,11 @@
 //! to 16 TiB, dense. Targets are of ratios: the largest beside the smallest.
 
 use crate::nbd::wire::Connection;
-use crate::rig::report::{Report, Table};
+use crate::rig::report::{Goal, Report, Table, goals};
 use crate::rig::scene::Scene;
 use crate::rig::{machine, svg, synthetic, workspace};
 use crate::stats::Rounds;
+use crate::suite::Plan;
 use crate::{Result, fail};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -16,6 +17,14 @@ pub struct Size {
     pub rounds: usize,
     /// Bytes of the disks, ascending.
     pub disks: Vec<u64>,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        let gib: &[u64] = plan.pick(&[1, 64, 1024, 16384][..], &[64, 16384], &[1, 4]);
+        Size { rounds: plan.rounds(), disks: gib.iter().map(|g| g << 30).collect() }
+    }
 }
 
 /// ext4 holds no file of 16 TiB: a leaf's worth less.
@@ -152,10 +161,23 @@ fn text(size: &Size, disks: &[Disk], found: &[Found]) -> String {
             f.memory.show(0),
         ]);
     }
+    // From a disk of everyday size to the largest.
+    let small = disks.iter().position(|d| d.bytes >= 64 << 30).unwrap_or(0);
+    let (base, last) = (&found[small], &found[found.len() - 1]);
+    let sizes = format!("{} GiB / {} GiB", disks[disks.len() - 1].bytes >> 30, disks[small].bytes >> 30);
+    let goal = |what: &str, of: fn(&Found) -> &Rounds| {
+        Goal::at_most(1.2, format!("{what}, {sizes}"), of(last).ratio(of(base)))
+    };
+    let targets = goals(&[
+        goal("open and plan (`restore -n`)", |f| &f.plan),
+        goal("first byte", |f| &f.first_byte),
+        goal("no-change incremental", |f| &f.incremental),
+    ]);
     format!(
-        "Synthetic manifests: every extent holds data, contents shared, pages not. Key file, so no key derivation. First byte: \
+        "Synthetic manifests: every extent holds data, a true tree over leaves that share it; 16383 GiB is 64 MiB short of \
+         16 TiB, as an ext4 file must be. Key file, so no key derivation. First byte: \
          from exec of `restore --to --listen` to 4 KiB read from the middle, hold and state durable. {} rounds. Memory is the \
-         restore's, after its first byte.\n\n{}\n![growth](plots/growth.svg)\n",
+         restore's, after its first byte.\n\n{targets}\n{}\n![growth](plots/growth.svg)\n",
         size.rounds,
         table.markdown()
     )

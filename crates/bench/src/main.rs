@@ -13,8 +13,11 @@ mod nbd;
 mod null;
 mod order;
 mod rig;
+mod script;
 mod served;
 mod stats;
+mod suite;
+mod trace;
 
 use clap::{Args, Parser, Subcommand};
 use nbd::oracle::{Oracle, Subject};
@@ -23,6 +26,7 @@ use rig::report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use suite::Scale;
 
 /// Any error; the harness only reports it.
 pub type Error = Box<dyn std::error::Error>;
@@ -69,13 +73,17 @@ enum Verb {
     Growth(GrowthArgs),
     /// Serve a repository folder over TCP, every answer DELAY_MS late
     #[command(hide = true)]
-    StoreServer { repo: PathBuf, address: String, delay_ms: u64 },
+    StoreServer { repo: PathBuf, address: String, delay_ms: f64 },
     /// Print the extents of shop@latest in the order in which an idle fill copies them
     Order {
         repo: PathBuf,
         key: PathBuf,
+        /// Or `set`: what the last cold start touched, from the first extent to the last
         #[arg(default_value = "auto")]
         order: String,
+        /// What this set's newest snapshot, of a drill of shop, last touched comes first
+        #[arg(long)]
+        drill: Option<String>,
     },
     /// Follow the restore of shop, beside what a linear copy would have brought by then
     Beside { repo: PathBuf, key: PathBuf },
@@ -84,6 +92,17 @@ enum Verb {
     Blast { address: String },
     /// Filling over a link, and demand reads beside it (needs root)
     Fill(FillArgs),
+    /// How the usage map of a real disk's first hours predicts the next (trace named by REKINDLE_BLOCK_TRACE)
+    Trace(Common),
+    /// Instant restore of a PostgreSQL disk beside QEMU's way (needs root)
+    Instant {
+        /// 25m, 1g or 10g
+        link: String,
+        #[command(flatten)]
+        args: ScriptArgs,
+    },
+    /// Does the usage map predict a cold restart of PostgreSQL (needs root)
+    Predict(ScriptArgs),
     /// Tiny versions of every benchmark (or those whose name contains ONLY), judging nothing by time
     Smoke {
         #[arg(default_value = "")]
@@ -92,7 +111,7 @@ enum Verb {
     /// Every benchmark in turn (or those whose name contains ONLY)
     All {
         #[command(flatten)]
-        output: Output,
+        common: Common,
         #[arg(default_value = "")]
         only: String,
     },
@@ -134,44 +153,54 @@ struct GuestArgs {
     quiet: bool,
 }
 
-/// Where results go.
+/// What every benchmark takes.
 #[derive(Args, Clone)]
-struct Output {
+struct Common {
     /// Write results into this folder's benchmarks.md, not only to the terminal
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+    /// Rounds instead of its own number
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// A minute instead of many: fewer rounds, less of everything
+    #[arg(long)]
+    brief: bool,
+}
+
+impl Common {
+    fn plan(&self) -> suite::Plan {
+        let scale = if self.brief { Scale::Brief } else { Scale::Full };
+        suite::Plan { scale, rounds: self.rounds }
+    }
+
+    fn report(&self) -> Report {
+        Report::new(self.report.clone())
+    }
 }
 
 #[derive(Args)]
 struct ServedArgs {
     #[command(flatten)]
-    output: Output,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    common: Common,
     /// Of one cell
-    #[arg(long, default_value_t = 1.0)]
-    seconds: f64,
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Size of each server's file
-    #[arg(long, default_value_t = 1024)]
-    mib: u64,
+    #[arg(long)]
+    mib: Option<u64>,
     /// Only cells whose name contains this, as "write 4k"
     #[arg(long, default_value = "")]
     only: String,
-    /// Depth 32 on one connection and the large requests only
-    #[arg(long)]
-    brief: bool,
 }
 
 #[derive(Args)]
 struct CopiesArgs {
     #[command(flatten)]
-    output: Output,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    common: Common,
     /// Size of the image
-    #[arg(long, default_value_t = 2048)]
-    mib: u64,
-    /// Percent of the image rewritten before the incremental
+    #[arg(long)]
+    mib: Option<u64>,
+    /// Percent of the image rewritten before each incremental
     #[arg(long, default_value_t = 2.0)]
     changed: f64,
     /// Leave a program out; may be given again
@@ -182,52 +211,45 @@ struct CopiesArgs {
 #[derive(Args)]
 struct Timed {
     #[command(flatten)]
-    output: Output,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    common: Common,
     /// Of one cell
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long)]
+    seconds: Option<f64>,
     /// Size of the disk
-    #[arg(long, default_value_t = 2048)]
-    mib: u64,
-}
-
-impl Timed {
-    fn time(&self) -> Duration {
-        Duration::from_secs_f64(self.seconds)
-    }
-
-    fn report(&self) -> Report {
-        Report::new(self.output.report.clone())
-    }
+    #[arg(long)]
+    mib: Option<u64>,
 }
 
 #[derive(Args)]
 struct GrowthArgs {
     #[command(flatten)]
-    output: Output,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    common: Common,
     /// Sizes of the disks
-    #[arg(long, value_delimiter = ',', default_value = "1,64,1024,16384")]
+    #[arg(long, value_delimiter = ',')]
     gib: Vec<u64>,
 }
 
 #[derive(Args)]
 struct FillArgs {
     #[command(flatten)]
-    output: Output,
-    #[arg(long, default_value_t = 5)]
-    rounds: usize,
+    common: Common,
     /// Size of the disk
-    #[arg(long, default_value_t = 2048)]
-    mib: u64,
+    #[arg(long)]
+    mib: Option<u64>,
     /// RATE:RTT in bytes a second and milliseconds
-    #[arg(long, value_parser = range, default_value = "100000000:20")]
+    #[arg(long, value_parser = range)]
     link: Vec<(u64, u64)>,
-    #[arg(long, default_value_t = 300)]
-    reads: usize,
+    #[arg(long)]
+    reads: Option<usize>,
+}
+
+#[derive(Args)]
+struct ScriptArgs {
+    #[command(flatten)]
+    common: Common,
+    /// What else the script takes: `-- --help` tells
+    #[arg(last = true)]
+    more: Vec<String>,
 }
 
 #[derive(Args)]
@@ -280,27 +302,30 @@ fn main() -> ExitCode {
         Verb::NullServer { size, socket } => null::serve(size, &socket),
         Verb::BareServer { file, socket } => null::serve_bare(&file, &socket),
         Verb::Served(args) => serve_io(&args),
-        Verb::Copies(args) => {
-            let CopiesArgs { output, rounds, mib, changed, without } = args;
-            let size = copies::Size { rounds, image: mib << 20, changed: changed / 100.0, without };
-            copies::run(&size, &Report::new(output.report))
-        }
+        Verb::Copies(args) => copy(&args),
         Verb::Flush(args) => flush_cost(&args),
         Verb::BackupGuest(args) => backup_guest(&args),
         Verb::Growth(args) => {
-            let size =
-                growth::Size { rounds: args.rounds, disks: args.gib.iter().map(|g| g << 30).collect() };
-            growth::run(&size, &Report::new(args.output.report))
+            let mut size = growth::Size::of(args.common.plan());
+            if !args.gib.is_empty() {
+                size.disks = args.gib.iter().map(|g| g << 30).collect();
+            }
+            growth::run(&size, &args.common.report())
         }
         Verb::StoreServer { repo, address, delay_ms } => {
-            fill::store_server(&repo, &address, Duration::from_millis(delay_ms))
+            fill::store_server(&repo, &address, Duration::from_secs_f64(delay_ms / 1000.0))
         }
-        Verb::Order { repo, key, order } => order::print(&repo, &key, &order),
+        Verb::Order { repo, key, order, drill } => order::print(&repo, &key, &order, drill.as_deref()),
         Verb::Beside { repo, key } => order::beside(&repo, &key),
         Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),
-        Verb::Smoke { only } => each(true, &only, &Report::new(None)),
-        Verb::All { output, only } => each(false, &only, &Report::new(output.report)),
+        Verb::Trace(common) => trace::run(&common.report()),
+        Verb::Instant { link, args } => {
+            script::instant(&link, args.common.plan(), &args.more, &args.common.report())
+        }
+        Verb::Predict(args) => script::predict(args.common.plan(), &args.more, &args.common.report()),
+        Verb::Smoke { only } => suite::each(suite::Plan { scale: Scale::Tiny, rounds: None }, &only, None),
+        Verb::All { common, only } => suite::each(common.plan(), &only, common.report.as_ref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -376,89 +401,49 @@ fn load(args: &LoadArgs) -> Result<()> {
 }
 
 fn serve_io(args: &ServedArgs) -> Result<()> {
-    let size = served::Size {
-        rounds: args.rounds,
-        time: Duration::from_secs_f64(args.seconds),
-        file: args.mib << 20,
-        only: args.only.clone(),
-        brief: args.brief,
-    };
-    served::run(&size, &Report::new(args.output.report.clone()))
+    let mut size = served::Size::of(args.common.plan());
+    size.only.clone_from(&args.only);
+    set(&mut size.time, args.seconds.map(Duration::from_secs_f64));
+    set(&mut size.file, args.mib.map(|m| m << 20));
+    served::run(&size, &args.common.report())
+}
+
+fn copy(args: &CopiesArgs) -> Result<()> {
+    let mut size = copies::Size::of(args.common.plan());
+    set(&mut size.image, args.mib.map(|m| m << 20));
+    size.changed = args.changed / 100.0;
+    size.without.clone_from(&args.without);
+    copies::run(&size, &args.common.report())
 }
 
 fn flush_cost(args: &Timed) -> Result<()> {
-    let size = flush::Size { rounds: args.rounds, time: args.time(), disk: args.mib << 20, fill: 50_000_000 };
-    flush::run(&size, &args.report())
+    let mut size = flush::Size::of(args.common.plan());
+    set(&mut size.time, args.seconds.map(Duration::from_secs_f64));
+    set(&mut size.disk, args.mib.map(|m| m << 20));
+    flush::run(&size, &args.common.report())
 }
 
 fn backup_guest(args: &Timed) -> Result<()> {
-    let (rounds, disk, time) = (args.rounds, args.mib << 20, args.time());
-    backup_guest::run(&backup_guest::Size { rounds, disk, time, pace: 2000, sparse: 1 << 40 }, &args.report())
+    let mut size = backup_guest::Size::of(args.common.plan());
+    set(&mut size.time, args.seconds.map(Duration::from_secs_f64));
+    set(&mut size.disk, args.mib.map(|m| m << 20));
+    backup_guest::run(&size, &args.common.report())
 }
 
 fn fill_link(args: &FillArgs) -> Result<()> {
-    let links =
-        args.link.iter().map(|(rate, rtt_ms)| rig::link::Shape { rate: *rate, rtt_ms: *rtt_ms }).collect();
-    let size = fill::Size { rounds: args.rounds, disk: args.mib << 20, links, reads: args.reads };
-    fill::run(&size, &Report::new(args.output.report.clone()))
+    let mut size = fill::Size::of(args.common.plan());
+    set(&mut size.disk, args.mib.map(|m| m << 20));
+    set(&mut size.reads, args.reads);
+    if !args.link.is_empty() {
+        let shape = |(rate, rtt_ms): &(u64, u64)| rig::link::Shape { rate: *rate, rtt_ms: *rtt_ms };
+        size.links = args.link.iter().map(shape).collect();
+    }
+    fill::run(&size, &args.common.report())
 }
 
-/// A benchmark by name, at its real size or tiny.
-type Benchmark = (&'static str, fn(bool, &Report) -> Result<()>);
-
-const BENCHMARKS: [Benchmark; 6] = [
-    ("served", |tiny, report| {
-        let (time, file) =
-            if tiny { (Duration::from_millis(40), 8 << 20) } else { (Duration::from_secs(1), 1 << 30) };
-        let rounds = if tiny { 1 } else { 5 };
-        served::run(&served::Size { rounds, time, file, only: String::new(), brief: tiny }, report)
-    }),
-    ("copies", |tiny, report| {
-        let (rounds, image) = if tiny { (1, 48 << 20) } else { (5, 2 << 30) };
-        copies::run(&copies::Size { rounds, image, changed: 0.02, without: Vec::new() }, report)
-    }),
-    ("flush", |tiny, report| {
-        let (rounds, time, disk, fill) = if tiny {
-            (1, Duration::from_millis(300), 64 << 20, 10_000_000)
-        } else {
-            (5, Duration::from_secs(5), 2 << 30, 50_000_000)
-        };
-        flush::run(&flush::Size { rounds, time, disk, fill }, report)
-    }),
-    ("backup-guest", |tiny, report| {
-        let (rounds, disk, time) = if tiny {
-            (1, 32 << 20, Duration::from_millis(500))
-        } else {
-            (5, 2 << 30, Duration::from_secs(5))
-        };
-        backup_guest::run(&backup_guest::Size { rounds, disk, time, pace: 2000, sparse: disk << 9 }, report)
-    }),
-    ("growth", |tiny, report| {
-        let (rounds, disks) = if tiny { (1, vec![1, 4]) } else { (5, vec![1, 64, 1024, 16384]) };
-        growth::run(&growth::Size { rounds, disks: disks.iter().map(|g| g << 30).collect() }, report)
-    }),
-    ("fill", |tiny, report| {
-        let (rounds, disk, reads) = if tiny { (1, 64 << 20, 20) } else { (5, 2 << 30, 300) };
-        let links = vec![rig::link::Shape { rate: 100_000_000, rtt_ms: 20 }];
-        if !rustix::process::geteuid().is_root() {
-            println!("skipped: fill needs root for its link");
-            return Ok(());
-        }
-        fill::run(&fill::Size { rounds, disk, links, reads }, report)
-    }),
-];
-
-/// Runs every benchmark whose name contains `only`; tiny ones judge nothing by time. One that fails does not stop the others.
-fn each(tiny: bool, only: &str, report: &Report) -> Result<()> {
-    let mut failed = Vec::new();
-    for (name, run) in BENCHMARKS.iter().filter(|(name, _)| name.contains(only)) {
-        let began = std::time::Instant::now();
-        println!("== {name}");
-        if let Err(error) = run(tiny, report) {
-            println!("FAILED {name}: {error}");
-            failed.push(*name);
-        }
-        println!("-- {name}: {:.0} s", began.elapsed().as_secs_f64());
+/// What was asked for takes the place of what a scale says.
+fn set<T>(place: &mut T, asked: Option<T>) {
+    if let Some(asked) = asked {
+        *place = asked;
     }
-    if failed.is_empty() { Ok(()) } else { fail(format!("failed: {}", failed.join(", "))) }
 }

@@ -14,11 +14,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The newest snapshot of `shop`, its first volume, and the extents of it that hold data, ascending.
-fn newest(repo: &Path, key: &Path) -> Result<(Snapshot, VolumeRecord, Vec<u64>)> {
+/// The newest snapshot of a set, its first volume, and the extents of it that hold data, ascending.
+fn newest(repo: &Path, key: &Path, set: &str) -> Result<(Snapshot, VolumeRecord, Vec<u64>)> {
     let credential = Credential::KeyFile(Secret::new(std::fs::read(key)?));
     let repository = Repository::open(DirStore::open(repo)?, Some(&credential))?;
-    let snapshot = repository.snapshot("shop", &Which::Latest)?;
+    let snapshot = repository.snapshot(set, &Which::Latest)?;
     let record = snapshot.volumes().first().ok_or("a set without volumes")?.clone();
     let mut stored = Vec::new();
     snapshot.holder(&record.name)?.for_each_stored(&mut |extent, _| {
@@ -36,16 +36,44 @@ fn usage(snapshot: &Snapshot, record: &VolumeRecord, folder: &Path) -> Result<Ar
     Ok(map)
 }
 
+/// What the drill of set `set` touched, by rank: the newest cold start there is of this data.
+fn drilled(repo: &Path, key: &Path, set: &str) -> Result<Vec<u64>> {
+    let (snapshot, record, _) = newest(repo, key, set)?;
+    let mut ranked = Vec::new();
+    StoredUsage::new(&snapshot, record.uuid).visit(record.uuid, &mut |extent, facts| {
+        ranked.extend(facts.rank().map(|rank| (rank, extent)));
+    })?;
+    ranked.sort_unstable();
+    Ok(ranked.into_iter().map(|(_, extent)| extent).collect())
+}
+
+/// Extents of the newest cold start's set, then of the one before, ascending: what was touched, not when.
+fn touched(map: &UsageMap) -> Result<Vec<u64>> {
+    let (mut newest, mut before) = (Vec::new(), Vec::new());
+    map.visit(&mut |extent, facts| match (facts.rank(), facts.rank_before()) {
+        (Some(_), _) => newest.push(extent),
+        (None, Some(_)) => before.push(extent),
+        (None, None) => {}
+    })?;
+    newest.extend(before);
+    Ok(newest)
+}
+
 /// Prints the extents of `shop@latest` that hold data, first copied first, one a line: no demand reads, no neighbours.
-pub fn print(repo: &Path, key: &Path, order: &str) -> Result<()> {
-    let (snapshot, record, stored) = newest(repo, key)?;
+pub fn print(repo: &Path, key: &Path, order: &str, drill: Option<&str>) -> Result<()> {
+    let (snapshot, record, stored) = newest(repo, key, "shop")?;
     let folder = tempfile::tempdir()?;
-    let hot = match order.parse::<Order>()? {
-        Order::Linear => Vec::new(),
+    let map = || usage(&snapshot, &record, folder.path());
+    let known = match order.parse::<Order>() {
+        Err(_) if order == "set" => touched(&*map()?)?,
+        Ok(Order::Linear) => Vec::new(),
         // What the backup ranked, its hints included.
-        Order::Auto => StoredUsage::new(&snapshot, record.uuid).hot_list()?,
-        order => usage(&snapshot, &record, folder.path())?.hot_list(order, &[], Ranker::LIMIT)?,
+        Ok(Order::Auto) => StoredUsage::new(&snapshot, record.uuid).hot_list()?,
+        order => map()?.hot_list(order?, &[], Ranker::LIMIT)?,
     };
+    let mut hot = drill.map_or(Ok(Vec::new()), |set| drilled(repo, key, set))?;
+    let named: HashSet<u64> = hot.iter().copied().collect();
+    hot.extend(known.into_iter().filter(|extent| !named.contains(extent)));
     let all: HashSet<u64> = stored.iter().copied().collect();
     let first: HashSet<u64> = hot.iter().copied().collect();
     let rest = stored.iter().filter(|e| !first.contains(e));
@@ -57,7 +85,7 @@ pub fn print(repo: &Path, key: &Path, order: &str) -> Result<()> {
 
 /// Of the usage, what share lies in the first extents of a linear copy: `shares[n]` after n of them.
 fn linear_shares(repo: &Path, key: &Path) -> Result<Vec<f64>> {
-    let (snapshot, record, stored) = newest(repo, key)?;
+    let (snapshot, record, stored) = newest(repo, key, "shop")?;
     let folder = tempfile::tempdir()?;
     let mut weights = std::collections::HashMap::new();
     usage(&snapshot, &record, folder.path())?.visit(&mut |extent, facts| {

@@ -56,6 +56,15 @@ impl Rounds {
         Rounds(self.0.iter().zip(&other.0).map(|(a, b)| a / b).collect())
     }
 
+    /// The smaller of the two, round by round; of one when the other was not measured.
+    pub fn least(&self, other: &Rounds) -> Rounds {
+        match (self.0.is_empty(), other.0.is_empty()) {
+            (true, _) => other.clone(),
+            (_, true) => self.clone(),
+            _ => Rounds(self.0.iter().zip(&other.0).map(|(a, b)| a.min(*b)).collect()),
+        }
+    }
+
     /// `median [low-high]` with so many decimals.
     pub fn show(&self, decimals: usize) -> String {
         if self.0.is_empty() {
@@ -77,6 +86,8 @@ mod tests {
         assert_eq!(Rounds(vec![4.0, 1.0, 2.0, 3.0]).median(), 2.5);
         assert_eq!(a.show(1), "2.0 [1.0-3.0]");
         assert_eq!(a.ratio(&Rounds(vec![1.5, 1.0, 4.0])).0, [2.0, 1.0, 0.5]);
+        assert_eq!(a.least(&Rounds(vec![1.5, 4.0, 4.0])).0, [1.5, 1.0, 2.0]);
+        assert_eq!(a.least(&Rounds::default()).0, a.0);
         assert!(Rounds::default().median().is_nan());
     }
 }

@@ -10,6 +10,7 @@ use crate::rig::servers::{Kind, Server};
 use crate::rig::slow_sync::{SLOW, profiles};
 use crate::rig::{files, fio, workspace};
 use crate::stats::Rounds;
+use crate::suite::{Plan, Scale};
 use crate::{Result, fail};
 use cells::{ALL, Cell, Client, FLUSHERS, State, cells};
 use std::collections::BTreeMap;
@@ -28,6 +29,19 @@ pub struct Size {
     pub only: String,
     /// Leave out depths and connections beyond the main ones.
     pub brief: bool,
+}
+
+impl Size {
+    /// Of a scale.
+    pub fn of(plan: Plan) -> Self {
+        Size {
+            rounds: plan.rounds(),
+            time: Duration::from_millis(plan.pick(700, 700, 40)),
+            file: plan.pick(256 << 20, 256 << 20, 8 << 20),
+            only: String::new(),
+            brief: plan.scale != Scale::Full,
+        }
+    }
 }
 
 /// What one cell gave on one server, a value a round.
