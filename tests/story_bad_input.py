@@ -45,6 +45,9 @@ class Case:
         self.rekindle("wait", "shop", "--for=online", "--timeout", "20s")
         return server
 
+    def status(self):
+        return json.loads(self.rekindle("--json", "status", "shop").stdout)[0]
+
     def backed_up(self):
         """A snapshot of the image, nothing running."""
         self.rekindle("backup", self.image, "--as", "shop")
@@ -265,6 +268,32 @@ def a_destination_that_fills_up(c):
     c.stage.undo(lambda: run("umount", small, check=False))
     done = c.rekindle("restore", "shop@latest", "--to", small / "disk", check=False)
     expect(done.returncode in (FAILED, REFUSED) and "space" in done.stderr.lower(), f"{done.returncode}: {done.stderr}")
+
+
+def an_online_restore_short_of_room(c):
+    """The plan warns, the guest is served, status says what helps, and room that is made is enough: no command."""
+    c.backed_up()
+    device = c.loop(size=80 * MIB)
+    run("mkfs.ext4", "-q", "-m", "0", device)
+    small = c.path / "small"
+    small.mkdir()
+    run("mount", device, small)
+    c.stage.undo(lambda: run("umount", small, check=False))
+    (small / "filler").write_bytes(bytes(38 * MIB))
+    new = small / "new.raw"
+    plan = c.rekindle("restore", "shop@latest", "--to", new, *c.listen, "-n").stdout
+    expect("short " in plan and str(new) in plan, f"no warning: {plan}")
+    c.restore(new)
+    until(lambda: c.status()["restore"].get("trouble"), "the fill to stand still", 30)
+    trouble = c.status()["restore"]["trouble"]
+    expect("space" in trouble["cause"] and "free" in trouble["cure"], f"{trouble}")
+    text = c.rekindle("status", "shop").stdout
+    expect(trouble["cure"] in text, text)
+    expect(bytes(connect(c.uri).pread(512, 31 * MIB)) == c.image.read_bytes()[31 * MIB:31 * MIB + 512], "not served")
+    (small / "filler").unlink()
+    c.rekindle("wait", "shop", "--for=verified", "--timeout", "30s")
+    expect(not c.status()["restore"].get("trouble"), "still troubled")
+    c.rekindle("cutover", "shop")
 
 
 def an_interrupted_plain_restore(c):

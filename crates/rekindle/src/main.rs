@@ -14,6 +14,7 @@ mod secret;
 mod serve;
 mod show;
 mod signals;
+mod space;
 mod units;
 mod verbs;
 

@@ -82,6 +82,7 @@ fn restore(s: &SetStatus) -> Vec<String> {
     if !r.waiting.is_empty() {
         lines.push(format!("waiting   {}", r.waiting));
     }
+    lines.extend(r.trouble.iter().map(|t| format!("          {}", t.cure)));
     lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
     lines
 }

@@ -51,6 +51,8 @@ impl Default for FillVolume {
 /// A floor under the free space of a destination.
 #[derive(Clone)]
 pub struct FreeSpace {
+    /// For people: what lies there.
+    pub place: String,
     /// Free bytes now.
     pub free: Arc<dyn Fn() -> Result<u64> + Send + Sync>,
     /// The fill stands still below this.

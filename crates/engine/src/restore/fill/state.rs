@@ -235,7 +235,8 @@ impl State {
             if let Ok(free) = (s.free)()
                 && free < s.floor
             {
-                let what = format!("{free} bytes are free, the fill leaves {} to the guest", s.floor);
+                let (place, free, floor) = (&s.place, free >> 20, s.floor >> 20);
+                let what = format!("{free} MiB are free beside {place}, {floor} MiB stay for log and guest");
                 self.full = None;
                 Block::met(&mut self.full, Error::new(Kind::Full, what), now, 2 * SPACE_EVERY, SPACE_EVERY);
                 return;

@@ -351,7 +351,8 @@ fn a_threshold_that_damage_holds_up_is_waved_through() {
 fn pause_limit_first_and_space() {
     let free = Arc::new(Mutex::new(1000u64));
     let now_free = free.clone();
-    let space = FreeSpace { free: Arc::new(move || Ok(*now_free.lock().unwrap())), floor: 500 };
+    let space =
+        FreeSpace { place: "here".into(), free: Arc::new(move || Ok(*now_free.lock().unwrap())), floor: 500 };
     let w = world(Make::default(), FillOptions { space: vec![space], ..FillOptions::default() });
     w.set.pause(true);
     w.steps(50);

@@ -19,7 +19,9 @@ pub use message::{
 };
 pub use request::{BackupRequest, First, RepositoryAccess, Request, Tune};
 pub use server::{ControlServer, Handler, Reply};
-pub use status::{BackupStatus, Damage, DamagedRange, RestoreStatus, SetStatus, State, VolumeStatus};
+pub use status::{
+    BackupStatus, Damage, DamagedRange, RestoreStatus, SetStatus, State, Trouble, VolumeStatus,
+};
 
 /// Longest line either side accepts, in bytes: a status of a set with hundreds of volumes fits.
 pub const LINE_MAX: usize = 1 << 20;

@@ -115,11 +115,23 @@ pub struct RestoreStatus {
     pub asked: String,
     /// What is being waited for, in words; empty when nothing is.
     pub waiting: String,
+    /// Why the restore stands still, if it does until somebody helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// What the repository cannot give because it is damaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
     /// Where the write log and the state lie; part of the volume until settled.
     pub state_place: String,
+}
+
+/// Something that stands in the way until somebody helps.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Trouble {
+    /// What it is.
+    pub cause: String,
+    /// What helps.
+    pub cure: String,
 }
 
 /// What of a moment cannot be had because the repository is damaged.

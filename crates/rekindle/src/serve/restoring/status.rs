@@ -1,9 +1,9 @@
 //! How a restore stands, for status, progress and waiting.
 
 use super::Restoring;
-use crate::serve::control::{Damage, Progress, RestoreStatus, State};
+use crate::serve::control::{Damage, Progress, RestoreStatus, State, Trouble};
 use crate::show::words;
-use rekindle_engine::restore::RestoreState;
+use rekindle_engine::restore::{FillStatus, RestoreState};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Damaged ranges a status lists: a line of the control protocol is bounded.
@@ -57,6 +57,7 @@ impl Restoring {
             online_after_s: self.online_after.get().map(|d| d.as_secs_f64()),
             asked: self.wishes().words(),
             waiting: self.waiting(&s, fill.as_ref()),
+            trouble: trouble(fill.as_ref()),
             damage: self.damage(),
             state_place: self.state.path.display().to_string(),
         }
@@ -68,11 +69,7 @@ impl Restoring {
         found.volumes.iter().for_each(|(volume, lost)| damage.add(volume, lost));
         (damage.extents > 0).then_some(damage)
     }
-    fn waiting(
-        &self,
-        s: &rekindle_engine::restore::RestoreStatus,
-        fill: Option<&rekindle_engine::restore::FillStatus>,
-    ) -> String {
+    fn waiting(&self, s: &rekindle_engine::restore::RestoreStatus, fill: Option<&FillStatus>) -> String {
         let mut all = Vec::new();
         all.extend(s.failed.iter().map(|f| format!("failed: {f}")));
         if let Some(away) = s.away {
@@ -85,9 +82,7 @@ impl Restoring {
             all.push(format!("{} for room in the log", words::count(s.writes_waiting as u64, "write")));
         }
         all.extend(s.trouble.iter().map(|t| format!("trouble: {t}")));
-        if let Some(f) = fill {
-            all.extend(f.no_space.iter().map(|a| format!("no space: {}", a.why)));
-        }
+        all.extend(trouble(fill).map(|t| t.cause));
         if s.lost_after_failed_flush {
             all.push("an earlier run lost unflushed writes because a flush of the log failed".into());
         }
@@ -120,4 +115,13 @@ impl Restoring {
             }
         }
     }
+}
+
+/// What holds the fill up until somebody helps.
+fn trouble(fill: Option<&FillStatus>) -> Option<Trouble> {
+    let full = fill?.no_space.as_ref()?;
+    Some(Trouble {
+        cause: format!("no space to fill, for {}: {}", words::duration(full.since), full.why),
+        cure: "free some space there, it goes on by itself; the guest is served meanwhile".into(),
+    })
 }

@@ -2,6 +2,7 @@
 
 use super::Restoring;
 use crate::serve::record;
+use crate::space::Space;
 use rekindle_core::hydrate::Online;
 use rekindle_core::usage::{Order, Ranker};
 use rekindle_core::volume::Uuid;
@@ -10,8 +11,8 @@ use rekindle_engine::restore::{Fill, FillOptions, FillVolume, FreeSpace, Restore
 use rekindle_engine::usage::{Opened, UsageMap};
 use rekindle_io::Kind;
 use rekindle_io::clock::SystemClock;
-use rekindle_io::logfile::{LogDir, RealDir};
-use std::collections::HashMap;
+use rekindle_io::logfile::RealDir;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Duration;
@@ -20,8 +21,6 @@ use std::time::Duration;
 pub const FETCHERS: usize = 4;
 /// The usage map of a restoring volume; it becomes `usage` when the volume is live.
 pub const MAP: &str = "usage-restoring";
-/// The fill stands still below this much free space: the log and the guest need it more.
-const SPACE_FLOOR: u64 = 256 << 20;
 /// Between looks at what is due.
 const PACE: Duration = Duration::from_millis(100);
 /// Reading back stops this long after a batch: a guest comes first.
@@ -64,13 +63,11 @@ impl Restoring {
         self.set.status().state == RestoreState::Live
     }
     fn begin_fill(&self, volumes: Vec<FillVolume>) {
-        let dir = self.dir.clone();
-        let space = FreeSpace { free: Arc::new(move || dir.free_bytes()), floor: SPACE_FLOOR };
         let options = FillOptions {
             volumes,
             online: Online::new(self.wishes().online_at),
             limit: self.wishes().limit,
-            space: vec![space],
+            space: self.space(),
             elapsed_before: Duration::ZERO,
         };
         let fill = Fill::new(self.set.clone(), options, Arc::new(SystemClock::new()));
@@ -82,6 +79,18 @@ impl Restoring {
         if let Err(e) = fill.start() {
             tracing::error!("{} is not being filled: {e}", self.name);
         }
+    }
+    /// The file systems that files are restored to, once each. A device has its room already, and on the state's file
+    /// system the fill takes none.
+    fn space(&self) -> Vec<FreeSpace> {
+        let mut space: BTreeMap<u64, FreeSpace> = BTreeMap::new();
+        for v in self.volumes.iter().filter(|v| !v.block.is_device()) {
+            let Ok(now) = Space::of(&v.path) else { continue };
+            let (path, place) = (v.path.clone(), v.path.display().to_string());
+            let free = Arc::new(move || Space::of(&path).map(|s| s.free));
+            space.entry(now.device).or_insert(FreeSpace { place, free, floor: now.floor() });
+        }
+        space.into_values().collect()
     }
     /// Usage and hot list of one volume. Whatever goes wrong costs speed and is said.
     fn volume(&self, i: usize) -> FillVolume {

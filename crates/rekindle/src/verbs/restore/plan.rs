@@ -6,6 +6,7 @@ use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::serve::restoring::StatePlace;
 use crate::show::words;
+use crate::space::Space;
 use crate::units;
 use crate::verbs::moment;
 use rekindle_core::hydrate::{Assumed, Forecast, Threshold, forecast, steps as forecast_steps};
@@ -15,11 +16,14 @@ use rekindle_engine::backup::StoredUsage;
 use rekindle_engine::copy::{self, CopyOptions};
 use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{Repository, Snapshot, VolumeRecord};
+use rekindle_engine::restore::LogLimits;
 use rekindle_io::Kind;
 use rekindle_io::destination::Destination;
 use rekindle_io::holder::Holder;
 use schemars::JsonSchema;
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -70,12 +74,36 @@ impl Opened {
     /// Bytes a copy would fetch, and bytes it would write. The commit states them: walking the manifests to count took
     /// three quarters of a second for each TiB.
     fn moves(&self) -> (u64, u64) {
-        let written = |v: &VolumeRecord| {
-            // The last extent may be cut short by the end of the volume.
-            v.stored_extents.saturating_mul(v.geometry.extent.get()).min(v.geometry.size)
-        };
         (self.volumes.iter().map(|v| v.stored_bytes).sum(), self.volumes.iter().map(written).sum())
     }
+}
+
+/// Bytes that a copy of `v` writes.
+fn written(v: &VolumeRecord) -> u64 {
+    // The last extent may be cut short by the end of the volume.
+    v.stored_extents.saturating_mul(v.geometry.extent.get()).min(v.geometry.size)
+}
+
+/// File systems on which files of this restore do not fit. What cannot be told is not warned of.
+fn short(opened: &Opened, online: bool) -> Vec<Short> {
+    let mut all: BTreeMap<u64, (Space, Short)> = BTreeMap::new();
+    let files = opened.dests.iter().zip(&opened.volumes).filter(|(d, _)| !d.is_device());
+    for (i, (d, v)) in files.enumerate() {
+        let Ok(space) = Space::of(&d.path) else { continue };
+        let place = d.path.display().to_string();
+        let new = || (space, Short { place, free_bytes: space.free, needed_bytes: 0 });
+        let (_, short) = all.entry(space.device).or_insert_with(new);
+        short.needed_bytes += written(v);
+        // Served, the file is emptied first, the write log lies beside the first one, and the fill keeps its distance.
+        // A plain copy is made beside what is there.
+        if online {
+            short.free_bytes += d.path.metadata().map_or(0, |m| m.blocks() * 512);
+            if i == 0 {
+                short.needed_bytes += space.floor() + 2 * LogLimits::default().segment_bytes;
+            }
+        }
+    }
+    all.into_values().map(|(_, s)| s).filter(|s| s.needed_bytes > s.free_bytes).collect()
 }
 
 /// Opens the moment and looks at the destinations; changes nothing.
@@ -111,6 +139,8 @@ pub struct Plan {
     write_bytes: u64,
     /// Volume, destination, and what would be lost there.
     destinations: Vec<PlannedDest>,
+    /// File systems that have too little room for it.
+    short: Vec<Short>,
     /// Assumed or measured, in bytes per second.
     bytes_per_s: f64,
     /// Forecast of the whole copy.
@@ -148,6 +178,17 @@ pub struct PlannedDest {
     loses: Option<String>,
 }
 
+/// A file system with too little room.
+#[derive(Serialize, JsonSchema)]
+pub struct Short {
+    /// A destination on it.
+    place: String,
+    /// Bytes free now.
+    free_bytes: u64,
+    /// Bytes that are needed there.
+    needed_bytes: u64,
+}
+
 /// Prints plan and forecast.
 pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome<u8> {
     let (fetch, write) = opened.moves();
@@ -158,6 +199,7 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     let rate =
         args.limit.as_deref().map(units::limit).transpose()?.flatten().map_or(rate, |l| rate.min(l as f64));
     let mut plan = plan(opened, fetch, write, rate);
+    plan.short = short(opened, !args.listen.is_empty());
     if !args.listen.is_empty() {
         plan.online = Some(online(args, set, opened, &plan)?);
     }
@@ -172,6 +214,15 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     for d in &plan.destinations {
         let loses = d.loses.as_ref().map_or(String::new(), |l| format!(", losing {l} (needs --yes {set})"));
         out.line(format!("plan      {} to {}{loses}", d.volume, d.to));
+    }
+    for s in &plan.short {
+        out.line(format!(
+            "short     {} are needed beside {}, {} are free: free {} more, or name another destination",
+            words::bytes(s.needed_bytes),
+            s.place,
+            words::bytes(s.free_bytes),
+            words::bytes(s.needed_bytes - s.free_bytes)
+        ));
     }
     let verify = if args.no_verify { "not verified" } else { "then verified" };
     out.line(format!(
@@ -220,6 +271,7 @@ fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
         fetch_bytes: fetch,
         write_bytes: write,
         destinations,
+        short: Vec::new(),
         bytes_per_s: rate,
         complete_s: fetch as f64 / rate.max(1.0),
         online: None,
