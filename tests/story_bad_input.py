@@ -18,7 +18,7 @@ import time
 import nbd
 
 from guests import BLOCK, connect, make_image
-from stage import MIB, Process, Rekindle, Stage, expect, need, need_root, run, say, until
+from stage import MIB, Attached, Process, Rekindle, Stage, expect, need, need_root, run, say, until
 
 BLOCKS = 32 * MIB // BLOCK
 DONE, FAILED, USAGE, DAMAGE, NO_REPO, BUSY, PASSWORD, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 10, 11, 12, 14, 124, 130
@@ -487,6 +487,32 @@ def a_disk_whose_flush_fails(c):
     until(lambda: "shop has failed" in server.output(), "the log to say it")
     server.stop()
     c.serve(disk).stop()
+
+
+def a_repository_on_a_disk_that_is_served(c):
+    """Through a loop device it is refused; over NBD nobody can know whose export it is, and a warning says so."""
+    own, mount = c.path / "own.raw", c.path / "own"
+    with open(own, "wb") as f:
+        f.truncate(32 * MIB)
+    run("mkfs.ext4", "-q", own)
+    device = run("losetup", "--find", "--show", own).stdout.strip()
+    c.stage.undo(lambda: run("losetup", "-d", device, check=False))
+    mount.mkdir()
+    run("mount", device, mount)
+    c.stage.undo(lambda: run("umount", mount, check=False))
+    c.rekindle("init", "-r", mount / "repo")
+    server = c.serve(own)
+    for more in ([], ["-n"]):
+        c.rekindle.refused("backup", "shop", "-r", mount / "repo", *more, code=REFUSED, says=[str(own), "another disk"])
+    server.stop()
+    c.serve()
+    need("nbdfuse")
+    attached = Attached(c.stage, c.uri, c.path / "over", make=True)
+    c.rekindle("init", "-r", c.path / "over" / "repo")
+    said = c.rekindle("backup", "shop", "-r", c.path / "over" / "repo", "-n").stdout
+    expect("nbdfuse" in said and "wait for the other" in said, said)
+    expect("warning" not in c.rekindle("backup", "shop", "-n").stdout, "a repository elsewhere is warned about")
+    attached.detach()
 
 
 def clients_that_send_garbage(c):

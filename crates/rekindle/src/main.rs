@@ -1,5 +1,6 @@
 //! rekindle: the one binary. Parses, performs, ends with the exit code scripts rely on.
 
+mod beneath;
 mod cli;
 mod config;
 mod dest;

@@ -98,7 +98,7 @@ fn wait(set: &libc::sigset_t) -> Option<i32> {
 }
 
 /// Unblocks everything in a child before it becomes another program: a mask is inherited, and a program that cannot be
-/// interrupted surprises.
+/// interrupted surprises. What else only a server of disks should be is taken back as well.
 pub fn unblock_in(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     // SAFETY: between fork and exec only async-signal-safe calls are made, on locals.
@@ -107,6 +107,8 @@ pub fn unblock_in(command: &mut std::process::Command) {
             let mut none = std::mem::zeroed::<libc::sigset_t>();
             libc::sigemptyset(&mut none);
             libc::pthread_sigmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+            // Inherited too, and meant for us alone; refused where it was never set.
+            let _ = crate::serve::guard::io_flusher(false);
             Ok(())
         });
     }

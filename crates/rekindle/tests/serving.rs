@@ -66,6 +66,25 @@ fn a_captive_command_gets_the_uri_and_gives_the_exit_code() {
 }
 
 #[test]
+fn memory_is_locked_where_it_may_be() {
+    let of = |pid: u32, what: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|l| l.strip_prefix(what)).unwrap().trim().to_string()
+    };
+    if u64::from_str_radix(&of(std::process::id(), "CapEff:"), 16).unwrap() >> 14 & 1 == 0 {
+        return println!("skipped: no CAP_IPC_LOCK here");
+    }
+    let s = Sandbox::new();
+    let disk = s.file("disk.raw", data(1 << 20, 1));
+    let mut serve = s.start(&["serve", "db", &disk]);
+    serve.says("live");
+    assert_ne!(of(serve.child.id(), "VmLck:"), "0 kB");
+    // Only what is touched: the stacks of threads are reserved, not filled.
+    let kib: u64 = of(serve.child.id(), "VmRSS:").trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 64 << 10, "{kib} KiB");
+}
+
+#[test]
 fn what_cannot_be_served_is_said() {
     let s = Sandbox::new();
     let none = s.text("none.raw");

@@ -15,6 +15,7 @@ use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{Repository, WriterOptions};
 use rekindle_io::Kind;
 use rekindle_io::clock::{Clock, SystemClock};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,7 @@ pub fn run(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
 
 fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Outcome<Message> {
     // The repository first: a wrong password must not cost the guest an instant.
-    let repository = open(set, request)?;
+    let (repository, near) = open(set, request)?;
     let hooks = ShellHooks { pre: request.pre_hook.clone(), post: request.post_hook.clone() };
     let now = SystemClock::new().wall_ns();
     let instant = set.instant(&hooks)?;
@@ -101,14 +102,24 @@ fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
                 .cure("run it again: it begins from the last one that was committed"),
             _ => Failure::io(format!("the backup of {} failed", set.name), &e),
         })?;
+    let mut report = report;
+    report.warnings.extend(near);
     report.warnings.iter().for_each(|w| tracing::warn!("{w}"));
     Ok(Message::Summary(summary(&set.name, &report)))
 }
 
-fn open(set: &OwnedSet, request: &BackupRequest) -> Outcome<Repository> {
+/// The repository, and a warning about where it lies.
+fn open(set: &OwnedSet, request: &BackupRequest) -> Outcome<(Repository, Option<String>)> {
+    let near = |place: &Path| crate::beneath::check("repository", place);
     match (&request.repository, set.backups.access()) {
-        (Some(requested), _) => repositories::open_requested(requested),
-        (None, Some(access)) => access.open(),
+        (Some(requested), _) => {
+            let near = near(Path::new(&requested.place))?;
+            Ok((repositories::open_requested(requested)?, near))
+        }
+        (None, Some(access)) => {
+            let near = near(&access.place)?;
+            Ok((access.open()?, near))
+        }
         (None, None) => Err(Failure::usage(
             format!("there is no repository to back {} up to", set.name),
             "its owner was started without one and the request names none",

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod control;
 pub mod counting;
 pub mod exports;
+pub mod guard;
 mod hooks;
 pub mod listen;
 pub mod live;

@@ -150,6 +150,8 @@ fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
         }
     }
     if let Some(access) = access {
+        let near = crate::beneath::check("repository", &access.place)?;
+        text.extend(near.map(|w| format!("warning   {w}")));
         let repository = access.open()?;
         let listing = repository
             .snapshots(Some(&chosen.set))

@@ -8,6 +8,7 @@ use crate::repositories::Access;
 use crate::secret::source;
 use crate::serve::backups::Backups;
 use crate::serve::calendar::Calendar;
+use crate::serve::guard;
 use crate::serve::listen;
 use crate::serve::live::{Live, LivePlan};
 use crate::serve::owner::OwnerLock;
@@ -19,7 +20,7 @@ use crate::serve::set::OwnedSet;
 use crate::show::words;
 use crate::signals::Asked;
 use crate::verbs::restore::going_on;
-use crate::{names, places};
+use crate::{beneath, names, places};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rekindle_export::nbd::Listen;
@@ -54,6 +55,7 @@ pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
     }
     // Before any thread: they inherit the signal mask.
     let asked = Asked::listen()?;
+    guard::arm();
     places::runtime_dir()?;
     let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref(), out)).collect::<Outcome<Vec<_>>>()?;
     let mut process = Process::start(sets, plan.listen, asked, out)?;
@@ -160,6 +162,7 @@ fn open(plan: &SetPlan, access: Option<&Access>, out: Out) -> Outcome<OwnedSet> 
     let begun = Instant::now();
     let paths: Vec<PathBuf> = plan.disks.iter().map(|d| d.1.clone()).collect();
     let lock = OwnerLock::take(&plan.name, "serve", &paths)?;
+    beneath::check("state", &places::state_dir()?)?.into_iter().for_each(|w| out.warn(w));
     let backups = Backups::new(access.cloned(), schedule(plan.backup.as_ref()));
     if let Some((place, found)) = restoring::find(&plan.name, &plan.disks)? {
         if !found.is_live() {

@@ -8,6 +8,7 @@ use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::repositories::Access;
 use crate::serve::backups::Backups;
+use crate::serve::guard;
 use crate::serve::listen;
 use crate::serve::owner::OwnerLock;
 use crate::serve::process::Process;
@@ -15,7 +16,7 @@ use crate::serve::record;
 use crate::serve::restoring::{self, Asked, Begin, Found, NewDest, Restoring, StatePlace, Wishes};
 use crate::serve::set::OwnedSet;
 use crate::signals::Asked as Signals;
-use crate::{names, units};
+use crate::{beneath, names, places, units};
 use rekindle_core::usage::Order;
 use rekindle_export::nbd::Listen;
 use std::path::PathBuf;
@@ -44,8 +45,12 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     };
     // Before any thread: they inherit the signal mask.
     let asked = Signals::listen()?;
+    guard::arm();
     let paths = destinations(args)?;
     let lock = OwnerLock::take(set, "restore", &paths)?;
+    for (what, place) in [("state", places::state_dir()?), ("repository", ask.access.place.clone())] {
+        beneath::check(what, &place)?.into_iter().for_each(|w| out.warn(w));
+    }
     let restoring = match unfinished(set, &paths)? {
         Some((place, found)) => resume(args, &ask, place, &found, out)?,
         None => begin(args, &ask)?,
