@@ -102,7 +102,7 @@ class Study:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=("gauss", "zipf"), default="gauss", help="working set or heavy tail")
-    args = options(parser, mib=(2048, 1024, 256), scale=(40, 15, 2), fresh=(60, 20, 3), aged=(150, 40, 3), load=(60, 20, 3),
+    args = options(parser, mib=(3072, 1536, 256), scale=(40, 15, 2), cold=(1200, 600, 32), fresh=(60, 20, 3), aged=(150, 40, 3), load=(60, 20, 3),
                    rounds=(1, 1, 1))
     need_root()
     need("nbdfuse", "losetup", "nbdkit", str(Postgres.BIN / "postgres"))
@@ -110,7 +110,7 @@ def main():
     for turn in range(args.rounds):
         with Stage("does the usage map predict") as stage:
             study = Study(stage, args)
-            build_database(stage, study.image, args.mib * MIB, args.scale)
+            build_database(stage, study.image, args.mib * MIB, args.scale, args.cold * MIB)
             study.rekindle("init")
             trainings = [("fresh", args.fresh), ("aged", args.aged)]
             for name, seconds in trainings[1:] if args.tiny else trainings:
@@ -133,8 +133,8 @@ def main():
         ("after a drill, auto: % of what is demanded within 1.1 x", "at least", 90, at(("aged", "auto, after a drill"), 1)),
     ])
     demands = "; ".join(f"{name}: {asked} of {stored} extents" for name, asked, stored in sizes)
-    report(f"{args.mib} MiB disk, PostgreSQL with pgbench scale {args.scale}, load {args.kind} with 4 clients; the guest's cache "
-           f"is 32 MB of shared_buffers, its page cache of the database is dropped twice a second (no memory cgroup) and nothing below it caches. Backups "
+    report(f"{args.mib} MiB disk, PostgreSQL with pgbench scale {args.scale} beside {args.cold} MiB nobody reads, load "
+           f"{args.kind} with 4 clients; the guest's cache is 32 MB of shared_buffers, its page cache of the database is dropped twice a second (no memory cgroup) and nothing below it caches. Backups "
            f"after {args.fresh} s and {args.aged} s more, each with a cold start in front; the judged restart runs {args.load} s "
            f"with other random numbers; a drill as long. The drill's trace goes before what the map names: no verb "
            f"does that yet. Demanded, of those that hold data: {demands}. {args.rounds} rounds.\n\n{targets}\n"

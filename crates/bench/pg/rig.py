@@ -92,8 +92,9 @@ def write_load(stage, kind):
     return path
 
 
-def build_database(stage, image, size, scale):
-    """A disk image with PostgreSQL and pgbench's tables on ext4, made through nbdkit: no tool under test has seen it."""
+def build_database(stage, image, size, scale, cold=0):
+    """A disk image with PostgreSQL and pgbench's tables on ext4, made through nbdkit: no tool under test has seen it. `cold`
+    bytes of another file lie beside them, which nobody will read."""
     with open(image, "wb") as f:
         f.truncate(size)
     socket = stage.path / "build.sock"
@@ -102,6 +103,10 @@ def build_database(stage, image, size, scale):
     disk = Attached(stage, f"nbd+unix:///?socket={socket}", stage.path / "mnt", make=True)
     postgres = Postgres(stage, stage.path / "mnt")
     postgres.init()
+    if cold:
+        with open("/dev/urandom", "rb") as random, open(stage.path / "mnt" / "archive", "wb") as file:
+            for _ in range(cold // MIB):
+                file.write(random.read(MIB))
     postgres.start()
     postgres.pgbench("-i", "-q", "-s", scale, seconds=600)
     postgres.sql("VACUUM ANALYZE")
