@@ -280,10 +280,16 @@ fn halves_that_do_not_fit_are_refused_and_strange_files_are_left_alone() {
         std::fs::copy(f.path(), old.join(f.file_name())).unwrap();
     }
     interrupted();
+    let said = s.ok(&[&again[..], &["-n", "--bandwidth", "1MB/s"]].concat());
+    assert!(said.contains("go on with") && said.contains("left      at most"), "{said}");
+    assert_eq!(s.json(&[&again[..], &["-n", "--bandwidth", "1MB/s"]].concat())["goes_on"], true);
     std::fs::remove_dir_all(&state).unwrap();
     std::fs::rename(&old, &state).unwrap();
-    let said = s.fails(14, &again);
-    assert!(said.contains("older copy") && said.contains("rekindle discard db"), "{said}");
+    let dry = [&again[..], &["-n", "--bandwidth", "1MB/s"]].concat();
+    for args in [&again[..], &dry] {
+        let said = s.fails(14, args);
+        assert!(said.contains("older copy") && said.contains("rekindle discard db"), "{said}");
+    }
     // Something else under the destination's name.
     std::fs::rename(s.path("new.raw"), s.path("kept.raw")).unwrap();
     std::fs::write(s.path("new.raw"), data(SIZE, 9)).unwrap();
@@ -294,7 +300,7 @@ fn halves_that_do_not_fit_are_refused_and_strange_files_are_left_alone() {
     assert!(read(s.path("new.raw")) == data(SIZE, 9) && state.exists());
     // And nothing at all.
     std::fs::remove_file(s.path("new.raw")).unwrap();
-    for args in [&again[..], &again[..4]] {
+    for args in [&again[..], &again[..4], &dry] {
         let said = s.fails(14, args);
         let names = ["new.raw is gone", "new.raw.rekindle", "rekindle discard db"];
         assert!(names.iter().all(|n| said.contains(n)), "{said}");

@@ -15,9 +15,11 @@
 
 use super::claims::CHUNK;
 use super::lock;
+use super::plan::PlanRecord;
+use super::set::state_name;
 use rekindle_core::bytes::{Reader, Writer, crc32c};
 use rekindle_core::hydrate::{Place, State};
-use rekindle_io::logfile::LogFile;
+use rekindle_io::logfile::{LogDir, LogFile};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -157,6 +159,20 @@ impl Pages {
     }
 }
 
+/// Extents of the volume at `volume` that are durable nowhere but with the holder, by the restore that `state` holds. More
+/// than are missing when it goes on: what the guest wrote over them lies in the log. Changes nothing.
+pub fn missing(state: &dyn LogDir, plan: &PlanRecord, volume: usize) -> Result<u64> {
+    let extents = plan.volumes[volume].geometry()?.extents();
+    let Some(file) = state.open(&state_name(volume))? else {
+        return Err(Error::new(Kind::Corrupt, format!("{} lacks {}", state.place(), state_name(volume))));
+    };
+    let mut here = 0;
+    Pages::open(file)?.load(extents.div_ceil(CHUNK), |_, p| {
+        here += (0..CHUNK).filter(|i| p.place(*i).is_some_and(|p| p != Place::Absent)).count() as u64;
+    })?;
+    Ok(extents.saturating_sub(here))
+}
+
 /// What counts of a page.
 struct Chosen {
     content: Page,
@@ -193,7 +209,7 @@ fn choose(raw: &[u8], page: u64) -> Result<Chosen> {
 mod tests {
     use super::*;
     use rekindle_io::fault::{Crash, FaultPlan};
-    use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
+    use rekindle_io::logfile::{FaultyDir, MemDir};
 
     fn open(dir: &Arc<MemDir>) -> Pages {
         let file = match dir.open("s").expect("a folder in memory") {

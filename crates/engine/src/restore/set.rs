@@ -93,7 +93,7 @@ pub struct RestoreSet {
     pub(super) threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-fn state_name(i: usize) -> String {
+pub(super) fn state_name(i: usize) -> String {
     format!("state-{i}")
 }
 pub(super) fn edges_name(i: usize) -> String {

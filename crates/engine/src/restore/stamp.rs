@@ -146,12 +146,27 @@ pub fn is_destination(
     volume: usize,
     block: Arc<dyn Block>,
 ) -> Result<()> {
+    recognise(&target(state, plan, volume, block)?, plan.written_back).map(drop)
+}
+
+/// Whether the restore that `state` holds would go on with `block` as the destination of the volume at `volume`: an error
+/// that says why not. Changes nothing.
+pub fn would_go_on(
+    state: &dyn LogDir,
+    plan: &PlanRecord,
+    volume: usize,
+    block: Arc<dyn Block>,
+) -> Result<()> {
+    let target = target(state, plan, volume, block)?;
+    judge(&target, &plan.known_stamps()?, plan.written_back, &state.place())
+}
+
+fn target(state: &dyn LogDir, plan: &PlanRecord, volume: usize, block: Arc<dyn Block>) -> Result<Target> {
     let edges = state.open(&edges_name(volume))?;
     let edges = edges.ok_or_else(|| Error::new(Kind::Corrupt, "the edges file is missing"))?;
     let owner = Owner { restore: plan.restore_uuid()?, volume: volume as u16 };
     let label = Label { owner, text: String::new() };
-    let target = Target::new(block, edges, plan.volumes[volume].size, label, false);
-    recognise(&target, plan.written_back).map(drop)
+    Ok(Target::new(block, edges, plan.volumes[volume].size, label, false))
 }
 
 impl Parts {

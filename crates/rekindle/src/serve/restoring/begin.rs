@@ -238,13 +238,7 @@ pub fn resume(
     let set = set.map_err(|e| match e.kind {
         _ if refused.is_some() => refused.take().expect("looked at"),
         // State and destination are not a pair: nothing was changed.
-        Kind::Invalid => Failure::refused(
-            &cannot,
-            &e.what,
-            format!(
-                "put back the one that belongs there; or throw the restore away and begin anew: rekindle discard {name}"
-            ),
-        ),
+        Kind::Invalid => found.no_pair(&e),
         _ => Failure::io(&cannot, &e),
     })?;
     let app = found.app.clone();

@@ -195,6 +195,17 @@ impl Found {
             ),
         )
     }
+    /// The failure of going on with a destination that does not go with the state.
+    pub fn no_pair(&self, e: &rekindle_io::Error) -> Failure {
+        Failure::refused(
+            format!("cannot go on with the restore of {}", self.plan.set),
+            &e.what,
+            format!(
+                "put back the one that belongs there; or throw the restore away and begin anew: rekindle discard {}",
+                self.plan.set
+            ),
+        )
+    }
     /// The failure of using these disks for anything else.
     pub fn refuse(&self, disk: &Path) -> Failure {
         let volumes = self.plan.volumes.iter();

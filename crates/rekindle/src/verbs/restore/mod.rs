@@ -1,5 +1,6 @@
 //! `restore NAME@WHEN`: with `--to` alone a plain copy; with `--listen` online at once, then filling.
 
+mod again;
 mod online;
 mod plain;
 mod plan;
@@ -19,6 +20,12 @@ pub fn run(args: &RestoreArgs, out: Out) -> Outcome<u8> {
     names::set(set)?;
     if !args.dry_run && !args.listen.is_empty() {
         return online::run(args, set, out);
+    }
+    if args.dry_run
+        && !args.listen.is_empty()
+        && let Some((place, found)) = online::interrupted(args, set)?
+    {
+        return again::tell(args, set, &place, &found, out);
     }
     let opened = plan::open(args)?;
     if args.dry_run {

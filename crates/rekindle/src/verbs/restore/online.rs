@@ -10,7 +10,7 @@ use crate::repositories::Access;
 use crate::serve::backups::Backups;
 use crate::serve::guard;
 use crate::serve::listen;
-use crate::serve::owner::OwnerLock;
+use crate::serve::owner::{OwnerLock, disk_busy, owner_of};
 use crate::serve::process::Process;
 use crate::serve::record;
 use crate::serve::restoring::{self, Asked, Begin, Found, NewDest, Restoring, StatePlace, Wishes};
@@ -18,6 +18,7 @@ use crate::serve::set::OwnedSet;
 use crate::signals::Asked as Signals;
 use crate::{beneath, names, places, units};
 use rekindle_core::usage::Order;
+use rekindle_engine::repository::Repository;
 use rekindle_export::nbd::Listen;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,6 +102,37 @@ fn unfinished(set: &str, paths: &[PathBuf]) -> Outcome<Option<(StatePlace, Found
     }
 }
 
+/// The interrupted restore that this command would go on with. Changes nothing.
+pub fn interrupted(args: &RestoreArgs, set: &str) -> Outcome<Option<(StatePlace, Found)>> {
+    let paths = destinations(args)?;
+    if let Some((path, holder)) = paths.iter().find_map(|p| owner_of(p).map(|h| (p, h))) {
+        return Err(disk_busy(path, &format!("process {} has it", holder.pid)));
+    }
+    let disks: Vec<(String, PathBuf)> = paths.into_iter().map(|p| (String::new(), p)).collect();
+    Ok(restoring::find(set, &disks)?.filter(|(_, found)| !found.is_live()))
+}
+
+/// Fails unless this command means the very restore that was found. Opens its repository.
+pub fn same(
+    args: &RestoreArgs,
+    set: &str,
+    place: &StatePlace,
+    found: &Found,
+    access: &Access,
+) -> Outcome<Repository> {
+    let names: Vec<String> = found.plan.volumes.iter().map(|v| v.name.clone()).collect();
+    let Targets::Disks(disks) = super::targets(args, &names)? else {
+        return Err(found.refuse(&place.path));
+    };
+    let disks: Vec<(String, PathBuf)> = disks.into_iter().map(|t: Target| (t.volume, t.path)).collect();
+    if !found.is_of(set, &disks) {
+        return Err(found.refuse(&disks[0].1));
+    }
+    let repository = access.open()?;
+    same_moment(args, &repository, found)?;
+    Ok(repository)
+}
+
 fn resume(
     args: &RestoreArgs,
     ask: &Ask,
@@ -108,16 +140,7 @@ fn resume(
     found: &Found,
     out: Out,
 ) -> Outcome<Arc<Restoring>> {
-    let names: Vec<String> = found.plan.volumes.iter().map(|v| v.name.clone()).collect();
-    let Targets::Disks(disks) = super::targets(args, &names)? else {
-        return Err(found.refuse(&place.path));
-    };
-    let disks: Vec<(String, PathBuf)> = disks.into_iter().map(|t: Target| (t.volume, t.path)).collect();
-    if !found.is_of(&ask.name, &disks) {
-        return Err(found.refuse(&disks[0].1));
-    }
-    let repository = ask.access.open()?;
-    same_moment(args, &repository, found)?;
+    let repository = same(args, &ask.name, &place, found, &ask.access)?;
     let wishes = ask.asked.over(Wishes::kept(&place));
     out.note(going_on(&ask.name, &wishes));
     restoring::resume(place, found, repository, wishes, ask.begun)
@@ -131,11 +154,7 @@ pub fn going_on(name: &str, wishes: &Wishes) -> String {
 }
 
 /// `shop@latest` may have moved on since the restore began; what was begun is finished.
-fn same_moment(
-    args: &RestoreArgs,
-    repository: &rekindle_engine::repository::Repository,
-    found: &Found,
-) -> Outcome {
+fn same_moment(args: &RestoreArgs, repository: &Repository, found: &Found) -> Outcome {
     use crate::moments::{Wanted, named, wanted};
     let named = named(&args.moment)?;
     let begun: String = found.app.snapshot.chars().take(8).collect();

@@ -127,6 +127,8 @@ pub fn open(args: &RestoreArgs) -> Outcome<Opened> {
 /// The plan as JSON.
 #[derive(Serialize, JsonSchema)]
 pub struct Plan {
+    /// It goes on with a restore that was interrupted: what is to be moved is what is left.
+    goes_on: bool,
     /// The moment.
     moment: String,
     /// RFC 3339, UTC.
@@ -192,12 +194,7 @@ pub struct Short {
 /// Prints plan and forecast.
 pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome<u8> {
     let (fetch, write) = opened.moves();
-    let rate = match args.bandwidth.as_deref() {
-        Some(text) => units::rate(text)? as f64,
-        None => measured(&holders(opened)?)?,
-    };
-    let rate =
-        args.limit.as_deref().map(units::limit).transpose()?.flatten().map_or(rate, |l| rate.min(l as f64));
+    let rate = rate(args, opened)?;
     let mut plan = plan(opened, fetch, write, rate);
     plan.short = short(opened, !args.listen.is_empty());
     if !args.listen.is_empty() {
@@ -246,6 +243,21 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     Ok(0)
 }
 
+/// Bytes per second, as stated or measured, within the limit.
+pub fn rate(args: &RestoreArgs, opened: &Opened) -> Outcome<f64> {
+    let rate = match args.bandwidth.as_deref() {
+        Some(text) => units::rate(text)? as f64,
+        None => measured(&holders(opened)?)?,
+    };
+    let limit = args.limit.as_deref().map(units::limit).transpose()?.flatten();
+    Ok(limit.map_or(rate, |l| rate.min(l as f64)))
+}
+
+/// The plan of going on.
+pub fn going_on(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
+    Plan { goes_on: true, ..plan(opened, fetch, write, rate) }
+}
+
 fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
     let destinations = match &opened.targets {
         Targets::Stdout(volume) => {
@@ -265,6 +277,7 @@ fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
             .collect(),
     };
     Plan {
+        goes_on: false,
         moment: opened.shown(),
         time: words::rfc3339(opened.snapshot.info().commit.time_ns),
         size_bytes: opened.size(),
