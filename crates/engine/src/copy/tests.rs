@@ -214,6 +214,30 @@ fn damage_is_named_and_everything_else_arrives() {
     }
 }
 
+/// A leaf of zeros is a hole: looked at as such, and read where it is none.
+#[test]
+fn a_hole_is_verified_without_reading_and_a_byte_in_it_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = image(&[vec![5; 300], vec![0; 1900]].concat(), 512);
+    image[2100 * EXTENT as usize] = 1;
+    let (_, holder) = holder(&image);
+    let to = FileDestination::create(&dir.path().join("a"), image.len() as u64).unwrap();
+    let report = copy(&holder, None, &to, &quick(), &Unwatched).unwrap();
+    let leaf = ByteRange::new(1024 * EXTENT, 1024 * EXTENT);
+    assert!(
+        to.is_hole(leaf)
+            && !to.is_hole(ByteRange::new(0, EXTENT))
+            && !to.is_hole(ByteRange::new(leaf.start, 1100 * EXTENT))
+    );
+    let wrong = || {
+        let g = geometry(image.len() as u64);
+        verify(&g, &ById(&image), &to, &report, &quick(), &Unwatched).unwrap()
+    };
+    assert_eq!(wrong(), 0);
+    to.write(1500 * EXTENT, &[1]).unwrap();
+    assert_eq!((wrong(), to.is_hole(leaf)), (1, false));
+}
+
 #[test]
 fn a_limit_is_kept() {
     let dir = tempfile::tempdir().unwrap();
