@@ -835,3 +835,72 @@ fn after_254_backups_of_one_restore_the_next_ones_compare() {
         parent = volume.identity();
     }
 }
+
+/// Garbage or zeros in any sector of record, segment table or pages, at any time of a short life.
+#[test]
+fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
+    let b = Bench::new();
+    let set = b.create();
+    let mut flushed = Vec::new();
+    let damage_all = |when: &str, flushed: &[(u64, u8)]| {
+        for name in ["restore", "log-table", "state-0"] {
+            let len = b.dir.open(name).unwrap().unwrap().len().unwrap();
+            for (sector, fill) in (0..len.div_ceil(512)).flat_map(|s| [(s, 0), (s, 0xff)]) {
+                let mut raw = [0; 512];
+                let after = Bench {
+                    dir: b.dir.crash(Crash::Kill),
+                    disk: b.disk.crash(Crash::Kill),
+                    holder: b.holder.clone(),
+                    ..Bench::new()
+                };
+                let file = after.dir.open(name).unwrap().unwrap();
+                file.read_at(sector * 512, &mut raw).unwrap();
+                // What was never written is not damaged.
+                if raw == [0; 512] {
+                    continue;
+                }
+                file.write_at(sector * 512, &[&[fill; 512]]).unwrap();
+                let set = match after.resume() {
+                    Ok(set) => set,
+                    Err(e) => {
+                        assert!(
+                            e.kind != Kind::Gone,
+                            "{when}: sector {sector} of {name}: there was a restore"
+                        );
+                        continue;
+                    }
+                };
+                for (at, byte) in flushed {
+                    let got = after.read(&set, 1, *at, 512).unwrap().unwrap();
+                    assert!(
+                        got == [*byte; 512],
+                        "{when}: sector {sector} of {name} became {fill}: {at} is gone"
+                    );
+                }
+            }
+        }
+    };
+    damage_all("begun", &flushed);
+    for round in 1..5u8 {
+        // Parts of extents that are absent, and of extents that are here; segments roll.
+        set.fetch(0, &[MID + u64::from(round)]);
+        for e in 0..5u64 {
+            let at = (MID + u64::from(round) + e * 2) * EXTENT + 512 * u64::from(round);
+            // A segment is prepared when it is needed, and used at once.
+            let done = b.write(&set, 1, at, &[round; 8192]).or_else(|| {
+                set.log_step().unwrap();
+                b.came().pop().map(|c| c.result.map(drop))
+            });
+            done.expect("room in the log").unwrap();
+            flushed.retain(|(old, _)| *old + 512 <= at || at + 8192 <= *old);
+            flushed.push((at, round));
+        }
+        set.volumes()[0].flush().unwrap();
+        damage_all("flushed", &flushed);
+        set.fetch(0, &(MID..MID + 20).collect::<Vec<_>>());
+        for _ in 0..14 {
+            set.mover_step(true).unwrap();
+        }
+        damage_all("settled", &flushed);
+    }
+}

@@ -220,9 +220,14 @@ impl RestoreSet {
         }
         Ok(())
     }
-    /// Log, state and edges are void: they go. A failure costs space only, `clear` does it again.
+    /// Log, state and edges are void: they go, when both copies of the record say so. A failure costs space only, `clear`
+    /// does it again.
     fn leave_nothing(&self) {
-        if let Err(e) = WriteLog::remove(&*self.state) {
+        let again = {
+            let plan = lock(&self.parts.plan);
+            plan.0.store(&plan.1)
+        };
+        if let Err(e) = again.and_then(|()| WriteLog::remove(&*self.state)) {
             tracing::warn!("{}: what the restore left could not be removed: {e}", self.state.place());
         }
     }

@@ -92,6 +92,11 @@ impl RestoreSet {
         let mark = Arc::new(InstantMark { last: log.last, broken: AtomicBool::new(false) });
         *open = Some(mark.clone());
         drop(gate);
+        // The other copy too, or a damaged sector would bring the older generation back, and writes would be marked with
+        // one that a backup has closed. The guest does not wait for it.
+        if let Err(e) = plan.0.store(&plan.1) {
+            tracing::warn!("the second copy of the restore record was not written: {e}");
+        }
         let volumes = parts.volumes.iter().zip(&plan.1.volumes).map(|(v, p)| {
             let (parts, mark, log) = (parts.clone(), mark.clone(), log.clone());
             let identity = identity(p, closed, overflow)?;

@@ -125,10 +125,12 @@ impl RestoreSet {
         let slot = PlanSlot::create(&*state)?;
         let parts = volumes.into_iter().map(|v| v.parts).collect();
         let made = Self::open(state, slot, plan, parts, &options, clock, true)?;
-        // All names at once; then, last of all, the record: from here on it is a restore.
+        // All names at once; then, last of all, the record: from here on it is a restore. Both its copies: with one alone a
+        // damaged sector would make it none, and what it holds the remainders of an attempt.
         made.state.sync_names()?;
         {
             let p = lock(&made.parts.plan);
+            p.0.store(&p.1)?;
             p.0.store(&p.1)?;
         }
         Ok(made)

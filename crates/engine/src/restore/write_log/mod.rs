@@ -20,8 +20,8 @@ mod space;
 use super::lock;
 use super::parts::Signal;
 use rekindle_core::log::{
-    Frozen, HEADER_BYTES, Index, Kind as RecordKind, Piece, Record, SegmentEntry, SegmentTable, Source,
-    recover,
+    Frozen, HEADER_BYTES, Index, Kind as RecordKind, Piece, Record, SEGMENT_START, SegmentEntry,
+    SegmentHeader, SegmentTable, Source, recover,
 };
 use rekindle_core::volume::{ByteRange, Uuid};
 use rekindle_io::logfile::{LogDir, LogFile, TwoSlot};
@@ -215,6 +215,9 @@ impl WriteLog {
         let bad = |e: String| Error::new(Kind::Corrupt, format!("{e} in {}/{TABLE}", dir.place()));
         let old = slot.load().ok_or_else(|| bad("no segment table".into()))?;
         let old = SegmentTable::decode(&old).map_err(|e| bad(e.to_string()))?;
+        if let Some(name) = unnamed_records(&*dir, owner, &old, limits.segment_bytes)? {
+            return Err(bad(format!("{name} holds records and the segment table does not name it: damaged")));
+        }
         let mut files: BTreeMap<u32, Arc<dyn LogFile>> = BTreeMap::new();
         let read = |entry: &SegmentEntry| -> Result<Vec<u8>> {
             let file = dir.open(&file_name(entry.file))?.ok_or_else(|| {
@@ -349,6 +352,33 @@ impl WriteLog {
     }
 }
 
+/// A file with records of a segment that is newer than all that `table` knows. A segment is named before its first record, so
+/// the copy of the table that named it is damaged, and this one is older: it would silently end the log too early.
+fn unnamed_records(
+    dir: &dyn LogDir,
+    owner: Uuid,
+    table: &SegmentTable,
+    bytes: u64,
+) -> Result<Option<String>> {
+    let named: BTreeSet<String> = table.segments.iter().map(|s| file_name(s.file)).collect();
+    for name in dir.names()?.into_iter().filter(|n| is_segment(n) && !named.contains(n)) {
+        let Some(file) = dir.open(&name)? else { continue };
+        let mut raw = vec![0; bytes as usize];
+        file.read_at(0, &mut raw)?;
+        let header = SegmentHeader::decode(&raw).ok();
+        let newer = header.filter(|h| h.owner == owner && h.segment >= table.next_segment);
+        let first = Record::decode(&raw[SEGMENT_START as usize..]).ok();
+        if newer.zip(first).is_some_and(|(h, r)| (h.segment, h.incarnation) == (r.segment, r.incarnation)) {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+fn is_segment(name: &str) -> bool {
+    name.strip_prefix("log-").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+}
+
 /// Removes files the table does not name; those of the right size stay as spares.
 fn remove_strays(
     dir: &dyn LogDir,
@@ -365,8 +395,7 @@ fn remove_strays(
     }
     let spared: BTreeSet<String> = spare.iter().map(|s| file_name(s.0)).collect();
     for name in dir.names()? {
-        let ours = name.strip_prefix("log-").is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-        if ours && !kept.contains(&name) && !spared.contains(&name) {
+        if is_segment(&name) && !kept.contains(&name) && !spared.contains(&name) {
             dir.remove(&name)?;
         }
     }
