@@ -23,6 +23,7 @@ mod fleece;
 mod gate;
 mod instant;
 mod marks;
+mod opening;
 mod possession;
 mod record;
 mod set;
