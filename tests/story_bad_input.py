@@ -515,6 +515,71 @@ def a_repository_on_a_disk_that_is_served(c):
     attached.detach()
 
 
+def a_fleece_without_room_while_the_guest_writes(c):
+    """The file system of the state fills up with what the guest overwrites: the backup is given up with the cause, every
+    write of the guest is done, and with the guest at rest the next backup is the disk."""
+    blocks = 192 * MIB // BLOCK
+    big = c.path / "big.raw"
+    make_image(big, blocks)
+    device, small = c.loop(size=24 * MIB), c.path / "small"
+    run("mkfs.ext4", "-q", "-m", "0", device)
+    small.mkdir(mode=0o700)
+    run("mount", device, small)
+    c.stage.undo(lambda: run("umount", small, check=False))
+    c.rekindle.env["REKINDLE_STATE_DIR"] = str(small)
+    server = c.serve(big)
+    guest = connect(c.uri)
+    step = 2 * MIB
+    running = c.rekindle.start("backup", "backup", "shop")
+    # From the end: the backup begins at the beginning.
+    written = 0
+    while running.alive():
+        at = blocks * BLOCK - step * (1 + written % (blocks * BLOCK // step))
+        guest.pwrite(bytes([1 + written % 250]) * step, at)
+        written += 1
+    code = running.child.wait()
+    expect(code == FAILED and "overwrite" in running.output().lower(), f"exit {code}: {running.output()}")
+    expect("space" in running.output().lower() or "kept for it" in running.output(), running.output())
+    guest.flush()
+    guest.shutdown()
+    expect(json.loads(c.rekindle("status", "shop", "--json").stdout)[0]["state"] == "live", "the guest was harmed")
+    c.rekindle("backup", "shop")
+    server.stop()
+    c.newest_equals(big)
+
+
+def an_online_restore_to_a_block_device(c):
+    """The destination is a real device: written through it while it fills, settled, its next backup incremental, and it
+    holds what was written when it is read without us."""
+    c.backed_up()
+    device = c.loop(size=48 * MIB)
+    server = c.restore(device, "--limit", "8MiB/s")
+    guest = connect(c.uri)
+    expect(guest.get_size() == 32 * MIB, "the export is not of the volume's size")
+    guest.pwrite(b"n" * BLOCK, 7 * BLOCK)
+    guest.flush()
+    expect(bytes(guest.pread(BLOCK, 7 * BLOCK)) == b"n" * BLOCK, "what was written is not read")
+    # A crash in the middle; the device alone says whose it is.
+    server.kill()
+    c.rekindle.refused("serve", "other", device, "--listen", f"unix:{c.path}/o", code=REFUSED, says="half-restored")
+    server = c.restore(device, "--limit", "none")
+    c.rekindle("wait", "shop", "--for=verified", "--timeout", "60s")
+    guest = connect(c.uri)
+    c.rekindle("cutover", "shop")
+    guest.pwrite(b"m" * BLOCK, 4000 * BLOCK)
+    guest.flush()
+    guest.shutdown()
+    done = json.loads(c.rekindle("backup", "shop", "--json").stdout.splitlines()[-1])["backup"]
+    expect(done["read_bytes"] == 2 * 65536 and not done["compared"], f"not incremental: {done}")
+    expect(server.stop() == 0, server.output())
+    with open(c.image, "r+b") as f:
+        for fill, block in ((b"n", 7), (b"m", 4000)):
+            f.seek(block * BLOCK)
+            f.write(fill * BLOCK)
+    run("cmp", "-n", str(32 * MIB), device, c.image)
+    c.newest_equals(c.image)
+
+
 def clients_that_send_garbage(c):
     """Cut negotiations, wrong magics, absurd lengths: the server stays, and serves the others."""
     c.serve()

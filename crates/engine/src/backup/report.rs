@@ -104,7 +104,7 @@ impl BackupReport {
         };
         self.volumes.iter().filter_map(why).collect()
     }
-    /// Volumes that were stored whole although the set has snapshots, and why.
+    /// Volumes that were read whole because the snapshots have no such disk, and why.
     pub fn whole(&self) -> Vec<String> {
         let why = |v: &VolumeReport| match &v.how {
             How::Full(why) => Some(format!("{}: {why}", v.name)),

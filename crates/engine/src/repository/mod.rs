@@ -109,6 +109,10 @@ impl Repository {
         all.snapshots.sort_by(|a, b| (&a.commit.set, a.seq).cmp(&(&b.commit.set, b.seq)));
         Ok(all)
     }
+    /// `ReadOnly` if it has features that only a newer program may write with.
+    pub fn writable(&self) -> Result<()> {
+        if self.core.config.writable() { Ok(()) } else { Err(RepoError::ReadOnly) }
+    }
     /// One snapshot of a set.
     pub fn snapshot(&self, set: &str, which: &Which) -> Result<Snapshot> {
         let tag = self.core.keys.ids.set_tag(set);
@@ -161,6 +165,7 @@ impl Repository {
 
     /// Pins a snapshot for a restore: nothing of it is collected until the hold is released.
     pub fn hold(&self, snapshot: &SnapshotInfo, owner: HoldOwner) -> Result<HoldInfo> {
+        self.writable()?;
         self.core.hold(snapshot, owner)
     }
     /// Ends a hold; ending it twice is fine.

@@ -79,6 +79,7 @@ pub fn run(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
 fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Outcome<Message> {
     // The repository first: a wrong password must not cost the guest an instant.
     let (repository, near) = open(set, request)?;
+    repository.writable().map_err(|e| repositories::failure(format!("cannot back up {}", set.name), &e))?;
     let hooks = ShellHooks { pre: request.pre_hook.clone(), post: request.post_hook.clone() };
     let now = SystemClock::new().wall_ns();
     let instant = set.instant(&hooks)?;
@@ -158,7 +159,7 @@ fn summary(set: &str, r: &BackupReport) -> Summary {
     let parent = match r.parent {
         Some(p) => format!("after {}", p.short()),
         None if whole.is_empty() => "the first".to_string(),
-        None => "stored whole".to_string(),
+        None => "read whole".to_string(),
     };
     let mut text = vec![format!(
         "backup    {set}@{}, {parent}: {} read, {} changed, {} stored in {}",

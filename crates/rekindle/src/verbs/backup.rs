@@ -181,9 +181,9 @@ fn resized(before: &[VolumeRecord], volume: &str, size: u64) -> Option<String> {
     let was = before.iter().find(|v| v.name == volume)?.geometry.size;
     match size.cmp(&was) {
         Ordering::Equal => None,
-        Ordering::Greater => Some(format!(
-            "whole     {volume}: its size went from {was} to {size} bytes, all of it is stored again"
-        )),
+        Ordering::Greater => {
+            Some(format!("whole     {volume}: its size went from {was} to {size} bytes, all of it is read"))
+        }
         Ordering::Less => Some(format!("refused   {volume}: it was cut short, from {was} to {size} bytes")),
     }
 }

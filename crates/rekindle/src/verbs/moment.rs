@@ -32,7 +32,9 @@ pub fn find(repository: &Repository, named: &Named, wanted: &Wanted) -> Outcome<
 }
 
 fn missing(repository: &Repository, named: &Named, wanted: &Wanted) -> Failure {
-    let first = repository.snapshots(Some(&named.name)).ok().and_then(|l| l.snapshots.into_iter().next());
+    // By its time: a clock that was set back makes a later one the first.
+    let all = repository.snapshots(Some(&named.name)).map_or(Vec::new(), |l| l.snapshots);
+    let first = all.into_iter().min_by_key(|s| s.commit.time_ns);
     let (cause, cure) = match (first, wanted) {
         (None, _) => (
             format!("{} has no snapshots in {}", named.name, repository.place()),

@@ -124,7 +124,7 @@ pub struct BackupSummary {
     pub elapsed_s: f64,
     /// Volumes that had to be compared whole, and why.
     pub compared: Vec<String>,
-    /// Volumes that were stored whole although the set has snapshots, and why.
+    /// Volumes that were read whole because the snapshots have no such disk, and why.
     #[serde(default)]
     pub whole: Vec<String>,
 }
