@@ -259,7 +259,7 @@ def main():
                    load=(120, 60, 5) if slow else (20, 15, 3), rounds=(1 if slow else 5, 1, 1))
     need_root()
     need("nbdfuse", "losetup", "qemu-storage-daemon", "nbdkit", str(Postgres.BIN / "postgres"))
-    contestants = [(n, f) for n, f in CONTESTANTS.items() if args.only in n and not (args.tiny and n not in (USE, QEMU))]
+    contestants = [(n, f) for n, f in CONTESTANTS.items() if args.only in n and (args.only or not args.tiny or n in (USE, QEMU))]
     found = {name: [] for name, _ in contestants}
     args.oracle = ORACLE in found
     with Stage(f"instant restore of a PostgreSQL disk, {args.link}") as stage:
