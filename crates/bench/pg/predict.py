@@ -134,8 +134,9 @@ def main():
     ])
     demands = "; ".join(f"{name}: {asked} of {stored} extents" for name, asked, stored in sizes)
     report(f"{args.mib} MiB disk, PostgreSQL with pgbench scale {args.scale} beside {args.cold} MiB nobody reads, load "
-           f"{args.kind} with 4 clients; the guest's cache is 32 MB of shared_buffers, its page cache of the database is dropped twice a second (no memory cgroup) and nothing below it caches. Backups "
-           f"after {args.fresh} s and {args.aged} s more, each with a cold start in front; the judged restart runs {args.load} s "
+           f"{args.kind} with 4 clients; the guest's cache is 32 MB of shared_buffers, its page cache of the database is "
+           f"dropped twice a second (no memory cgroup) and nothing below it caches. Backups after {args.fresh} s and "
+           f"{args.aged} s more, each with a cold start in front; the judged restart runs {args.load} s "
            f"with other random numbers; a drill as long. The drill's trace goes before what the map names: no verb "
            f"does that yet. Demanded, of those that hold data: {demands}. {args.rounds} rounds.\n\n{targets}\n"
            + table(["map, order", "% within 1.25 x", "% within 1.1 x"], rows), args.out)

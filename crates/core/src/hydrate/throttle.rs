@@ -78,6 +78,8 @@ pub struct Link {
 #[derive(Clone, Debug)]
 pub struct Throttle {
     extent: f64,
+    /// Background fetches that came, up to 64: the extent's size is their mean.
+    came: u32,
     window: f64,
     in_flight: u64,
     latency_min: Sliding,
@@ -103,6 +105,7 @@ impl Throttle {
         let extent = extent_stored.max(1) as f64;
         Throttle {
             extent,
+            came: 0,
             window: 2.0 * extent,
             in_flight: 0,
             latency_min: Sliding::new(false),
@@ -190,7 +193,9 @@ impl Throttle {
         if self.limit.is_some() {
             self.tokens -= bytes as f64 - asked as f64; // What was asked is an estimate; the limit is of what moved.
         }
-        self.extent += (bytes as f64 - self.extent) / 64.0;
+        // The mean at first: what it was created with is a guess, and one ten times too large holds two requests on the way.
+        self.came = (self.came + 1).min(64);
+        self.extent += (bytes as f64 - self.extent) / f64::from(self.came);
         self.measure(now, bytes, latency);
         self.steer(now, bytes as f64, latency.as_secs_f64(), full);
     }
@@ -277,6 +282,10 @@ mod tests {
         rtt: f64,
         rate: f64,
         stored: u64,
+        /// What the throttle is told an extent would be.
+        guess: u64,
+        /// Up to so many seconds more for each, at random.
+        jitter: f64,
         demand_every: f64,
         /// From here on the link has a tenth of its rate.
         slow_at: f64,
@@ -299,6 +308,8 @@ mod tests {
                 rtt: rtt_ms / 1000.0,
                 rate,
                 stored,
+                guess: stored,
+                jitter: 0.0,
                 demand_every,
                 slow_at,
                 far_at,
@@ -315,29 +326,34 @@ mod tests {
         }
         fn run(mut self, seconds: f64, mut tune: impl FnMut(&mut Throttle, f64)) -> Result {
             let t = |s: f64| Duration::from_secs_f64(s);
-            let mut throttle = Throttle::new(self.stored, Duration::ZERO);
-            // Ordered by time: (-nanoseconds, started, is demand).
-            let mut queue: BinaryHeap<(i64, u64, bool)> = BinaryHeap::new();
+            let mut throttle = Throttle::new(self.guess, Duration::ZERO);
+            // Ordered by time: (-nanoseconds, started, is demand, asked).
+            let mut queue: BinaryHeap<(i64, u64, bool, u64)> = BinaryHeap::new();
+            let mut late = 1u64;
             let (mut now, mut filled, mut seed) = (0.0, 0u64, 1u64);
             let mut demand_next = self.demand_every;
             let mut waits = Vec::new();
             while now < seconds {
                 tune(&mut throttle, now);
-                while throttle.allowance(t(now)) >= self.stored {
-                    throttle.started(self.stored);
-                    let end = self.serve(now, self.stored);
-                    queue.push((-(end * 1e9) as i64, (now * 1e9) as u64, false));
+                // As the fill does: by what an extent was of late.
+                while throttle.allowance(t(now)) >= throttle.extent_stored() {
+                    let asked = throttle.extent_stored();
+                    throttle.started(asked);
+                    late = late.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                    let late = self.jitter * (late >> 33) as f64 / (1u64 << 31) as f64;
+                    let end = self.serve(now, self.stored) + late;
+                    queue.push((-(end * 1e9) as i64, (now * 1e9) as u64, false, asked));
                 }
                 let limited = throttle.wait().map_or(f64::MAX, |w| now + w.as_secs_f64());
                 let comes = queue.peek().map_or(f64::MAX, |e| -e.0 as f64 / 1e9);
                 now = comes.min(demand_next).min(limited).min(now + 0.01);
                 if now == demand_next {
                     let end = self.serve(now, self.stored);
-                    queue.push((-(end * 1e9) as i64, (now * 1e9) as u64, true));
+                    queue.push((-(end * 1e9) as i64, (now * 1e9) as u64, true, 0));
                     seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                     demand_next = now + self.demand_every * (0.5 + (seed >> 33) as f64 / (1u64 << 31) as f64);
                 } else if now == comes {
-                    let Some((_, started, demand)) = queue.pop() else { continue };
+                    let Some((_, started, demand, asked)) = queue.pop() else { continue };
                     let latency = t(now - started as f64 / 1e9);
                     if demand {
                         throttle.demand_came(t(now), self.stored, latency);
@@ -345,7 +361,7 @@ mod tests {
                             waits.push(latency.as_secs_f64());
                         }
                     } else {
-                        throttle.came(t(now), self.stored, self.stored, latency);
+                        throttle.came(t(now), asked, self.stored, latency);
                         filled += if now > self.judged_from { self.stored } else { 0 };
                     }
                 }
@@ -363,6 +379,20 @@ mod tests {
         for (rate, rtt) in [(100e6, 20.0), (100e6, 0.5), (3.125e6, 40.0), (1e9, 0.2), (125e6, 100.0)] {
             let r = Sim::new(rate, rtt, 32 * KIB).run(30.0, |_, _| ());
             assert!(r.fill >= 0.9, "{rate} B/s, {rtt} ms: fill {:.3} of the link", r.fill);
+        }
+    }
+
+    /// A disk that compresses ten times over, and answers that are not all equally late: neither may leave two requests
+    /// on the way for ever.
+    #[test]
+    fn fill_takes_the_link_whatever_an_extent_was_thought_to_be() {
+        for (guess, stored) in [(32 * KIB, 3 * KIB), (32 * KIB, 64 * KIB), (32 * KIB, 32 * KIB)] {
+            for (rate, rtt) in [(125e6, 20.0), (3.125e6, 40.0)] {
+                let mut sim = Sim::new(rate, rtt, stored);
+                (sim.guess, sim.jitter) = (guess, rtt / 1000.0 / 10.0);
+                let r = sim.run(20.0, |_, _| ());
+                assert!(r.fill >= 0.8, "{stored} for {guess}, {rate} B/s, {rtt} ms: fill {:.3}", r.fill);
+            }
         }
     }
 
