@@ -86,7 +86,14 @@ impl Failure {
         cause: impl fmt::Display,
         cure: impl Into<String>,
     ) -> Failure {
-        Failure { exit, error: error.into(), cause: cause.to_string(), cure: cure.into() }
+        let (error, mut cause) = (error.into(), cause.to_string());
+        // "cannot open x: x: No such file" says x once too often.
+        if let Some((place, why)) = cause.split_once(": ")
+            && error.ends_with(&format!(" {place}"))
+        {
+            cause = why.to_string();
+        }
+        Failure { exit, error, cause, cure: cure.into() }
     }
     /// The command line or configuration is wrong.
     pub fn usage(error: impl Into<String>, cause: impl fmt::Display, cure: impl Into<String>) -> Failure {
@@ -211,6 +218,14 @@ mod tests {
             assert_eq!(Exit::from_code(code), exit);
         }
         assert_eq!(Exit::from_code(77), Exit::Failed);
+    }
+
+    #[test]
+    fn a_place_is_named_once() {
+        let said = |error: &str, cause: &str| Failure::new(Exit::Failed, error, cause, "").to_string();
+        assert_eq!(said("cannot open ./x", "./x: No such file"), "cannot open ./x: No such file");
+        assert_eq!(said("cannot open a./x", "./x: No such file"), "cannot open a./x: ./x: No such file");
+        assert_eq!(said("cannot open y", "x: No such file"), "cannot open y: x: No such file");
     }
 
     #[test]

@@ -26,6 +26,8 @@ fn what_went_in_comes_out() {
     assert!(s.ok(&["init"]).contains("good for several writers"));
     let (path, first) = disk(&s, "db.raw", 1);
     assert!(s.ok(&["backup", "./db.raw"]).contains("backup    db@"));
+    // Nobody but us has looked at it: that is no use.
+    assert_eq!(s.json(&["usage", "db@latest"])[0]["used_bytes"], 0);
     change(&path, 70_000, b"changed");
     let done = s.messages(&["backup", &path, "--tag", "nightly"]).1.pop().unwrap();
     assert_eq!((done["message_type"].as_str(), done["name"].as_str()), (Some("summary"), Some("db")));

@@ -35,6 +35,10 @@ impl Counting {
         kept.closed = true;
         let _ = self.map.set(map);
     }
+    /// What was kept so far was no guest: we looked at the disk ourselves.
+    pub fn begin_anew(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).operations.clear();
+    }
     /// There will be no map: nothing is kept any more.
     pub fn give_up(&self) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);

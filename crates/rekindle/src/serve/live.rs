@@ -117,6 +117,7 @@ fn volume(plan: &LivePlan<'_>, name: &str, path: &Path) -> Outcome<OpenVolume> {
     let uuid = volume.identity().uuid;
     tracing::info!(volume = name, tracked = volume.tracked_since(), "open");
     refuse_half_restored(&volume, path)?;
+    counting.begin_anew();
     // A restore whose process died right after its hand-over left its map under another name.
     move_map(&*state);
     // Usage is a hint: without it everything works, only a restore begins with less to go by.

@@ -75,7 +75,10 @@ fn choose(args: &BackupArgs) -> Outcome<Chosen> {
             Exit::Failed,
             format!("{set} is not known here"),
             "nobody serves it and it was never served or backed up by this user",
-            format!("name its disk: rekindle backup ./disk.raw --as {set}"),
+            match Path::new(&set).exists() {
+                true => format!("if the file is meant: rekindle backup ./{set} --as NAME"),
+                false => format!("name its disk: rekindle backup ./disk.raw --as {set}"),
+            },
         )),
     }
 }

@@ -162,7 +162,9 @@ fn open(plan: &SetPlan, access: Option<&Access>, out: Out) -> Outcome<OwnedSet> 
     let begun = Instant::now();
     let paths: Vec<PathBuf> = plan.disks.iter().map(|d| d.1.clone()).collect();
     let lock = OwnerLock::take(&plan.name, "serve", &paths)?;
-    beneath::check("state", &places::state_dir()?)?.into_iter().for_each(|w| out.warn(w));
+    if !plan.read_only {
+        beneath::check("state", &places::state_dir()?)?.into_iter().for_each(|w| out.warn(w));
+    }
     let backups = Backups::new(access.cloned(), schedule(plan.backup.as_ref()));
     if let Some((place, found)) = restoring::find(&plan.name, &plan.disks)? {
         if !found.is_live() {

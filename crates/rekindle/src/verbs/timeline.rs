@@ -36,7 +36,8 @@ pub fn run(args: &TimelineArgs, out: Out) -> Outcome<u8> {
         damaged: listing.damaged.iter().map(ToString::to_string).collect(),
     });
     if chosen.is_empty() {
-        out.note("no snapshots");
+        let whose = args.name.as_ref().map_or(String::new(), |n| format!(" of {n}"));
+        out.note(format!("no snapshots{whose} in {}", repository.place()));
     } else {
         table(&chosen).iter().for_each(|l| out.line(l));
     }
