@@ -904,3 +904,38 @@ fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
         damage_all("settled", &flushed);
     }
 }
+
+#[test]
+fn a_damaged_record_that_was_durable_is_an_error_and_not_the_end_of_the_log() {
+    let b = Bench::new();
+    let set = b.create();
+    for e in 0..5 {
+        b.write(&set, 1, (MID + e) * EXTENT + 512, &[7; 512]).unwrap().unwrap();
+    }
+    set.volumes()[0].flush().unwrap();
+    // The table hears of it when the next segment is prepared.
+    set.log_step().unwrap();
+    drop(set);
+    let mut refused = 0;
+    for sector in 8..16 {
+        let after = Bench {
+            dir: b.dir.crash(Crash::Kill),
+            disk: b.disk.crash(Crash::Kill),
+            holder: b.holder.clone(),
+            ..Bench::new()
+        };
+        let file = after.dir.open("log-000001").unwrap().unwrap();
+        file.write_at(sector * 512, &[&[0xff; 512]]).unwrap();
+        match after.resume() {
+            Err(e) => {
+                refused += 1;
+                assert_eq!(e.kind, Kind::Corrupt);
+            }
+            Ok(set) => (0..5).for_each(|e| {
+                let got = after.read(&set, 1, (MID + e) * EXTENT + 512, 512).unwrap().unwrap();
+                assert!(got == [7; 512], "sector {sector}: a flushed write is gone");
+            }),
+        }
+    }
+    assert!(refused > 4, "{refused}");
+}

@@ -20,7 +20,8 @@ pub struct Recovered {
     pub next_sequence: u64,
     /// Records kept.
     pub records: u64,
-    /// A segment that an earlier recovery kept whole, and flushed, now ends early: the medium lost what it had promised.
+    /// A segment now ends before what was durable in it, by an earlier recovery that kept it or by the table: the medium lost
+    /// what it had promised.
     /// Nothing may be served from such a log.
     pub damaged: Option<u32>,
 }
@@ -61,8 +62,17 @@ pub fn recover<E>(
             unused.push(*entry);
         }
     }
-    let table =
-        SegmentTable { incarnation: table.incarnation + 1, cut: None, segments: kept, ..table.clone() };
+    if next <= table.durable && damaged.is_none() {
+        damaged = kept.last().or(unused.first()).map(|s: &SegmentEntry| s.segment);
+    }
+    let table = SegmentTable {
+        incarnation: table.incarnation + 1,
+        cut: None,
+        // The caller flushes what it keeps before this table is durable.
+        durable: next - 1,
+        segments: kept,
+        ..table.clone()
+    };
     Ok(Recovered { index, table, unused, next_sequence: next, records, damaged })
 }
 

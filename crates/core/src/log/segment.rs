@@ -12,6 +12,7 @@ pub const SEGMENT_START: u64 = 4096;
 const MAGIC: &[u8; 8] = b"RKLOGSEG";
 const TABLE_MAGIC: &[u8; 8] = b"RKLOGTAB";
 const VERSION: u32 = 1;
+const TABLE_VERSION: u32 = 2;
 /// More segments than any log has: 1 TiB of the smallest.
 const SEGMENTS_MAX: u32 = 1 << 18;
 
@@ -82,6 +83,8 @@ pub struct SegmentTable {
     pub first_sequence: u64,
     /// A flush of the log failed: only records below this sequence were ever durable, the rest is lost.
     pub cut: Option<u64>,
+    /// Every record up to here was durable when this was written: one that is not found is damage, not the end.
+    pub durable: u64,
     /// The next unused segment number.
     pub next_segment: u32,
     /// The next unused file number.
@@ -97,6 +100,7 @@ impl SegmentTable {
             incarnation: 1,
             first_sequence: 1,
             cut: None,
+            durable: 0,
             next_segment: 1,
             next_file: 1,
             segments: Vec::new(),
@@ -105,8 +109,8 @@ impl SegmentTable {
     /// The layout; framing and checksum are the slot's.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.raw(TABLE_MAGIC).u32(VERSION).u32(self.incarnation).u64(self.first_sequence);
-        w.u64(self.cut.unwrap_or(0)).u32(self.next_segment).u32(self.next_file);
+        w.raw(TABLE_MAGIC).u32(TABLE_VERSION).u32(self.incarnation).u64(self.first_sequence);
+        w.u64(self.cut.unwrap_or(0)).u64(self.durable).u32(self.next_segment).u32(self.next_file);
         w.u32(self.segments.len() as u32);
         for s in &self.segments {
             w.u32(s.segment).u32(s.file).u32(s.incarnation).u64(s.bytes).u64(s.end.unwrap_or(0));
@@ -116,12 +120,13 @@ impl SegmentTable {
     /// Reads it back; segments must ascend.
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(bytes);
-        if r.array::<8>("log table")? != *TABLE_MAGIC || r.u32("log table")? != VERSION {
+        if r.array::<8>("log table")? != *TABLE_MAGIC || r.u32("log table")? != TABLE_VERSION {
             return Err(Malformed("log table magic"));
         }
         let (incarnation, first_sequence) = (r.u32("log table")?, r.u64("log table")?);
         // Sequences begin at 1, so 0 stands for "none".
         let cut = Some(r.u64("log table")?).filter(|c| *c != 0);
+        let durable = r.u64("log table")?;
         let (next_segment, next_file, n) = (r.u32("log table")?, r.u32("log table")?, r.u32("log table")?);
         if n > SEGMENTS_MAX || first_sequence == 0 {
             return Err(Malformed("log table"));
@@ -137,7 +142,7 @@ impl SegmentTable {
             segments.push(SegmentEntry { segment, file, incarnation, bytes, end });
         }
         r.end("log table")?;
-        Ok(SegmentTable { incarnation, first_sequence, cut, next_segment, next_file, segments })
+        Ok(SegmentTable { incarnation, first_sequence, cut, durable, next_segment, next_file, segments })
     }
 }
 impl Default for SegmentTable {
@@ -174,13 +179,15 @@ mod tests {
             incarnation: 2,
             first_sequence: 5,
             cut: Some(77),
+            durable: 6,
             next_segment: 4,
             next_file: 3,
             segments: vec![SegmentEntry { segment: 3, file: 1, incarnation: 2, bytes: 4096, end: Some(9) }],
         };
         assert_eq!(
             hex(&t.encode()),
-            "524b4c4f47544142010000000200000005000000000000004d000000000000000400000003000000\
+            "524b4c4f47544142020000000200000005000000000000004d000000000000000600000000000000\
+             0400000003000000\
              0100000003000000010000000200000000100000000000000900000000000000"
         );
         assert_eq!(SegmentTable::decode(&t.encode()), Ok(t));

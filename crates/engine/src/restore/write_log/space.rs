@@ -48,6 +48,7 @@ impl WriteLog {
         };
         let mut table = k.table.clone();
         table.next_segment += 1;
+        table.durable = self.durable();
         table.next_file = table.next_file.max(file_number + 1);
         table.segments.push(SegmentEntry {
             segment: number,
@@ -95,6 +96,7 @@ impl WriteLog {
         let mut table = k.table.clone();
         table.segments.retain(|s| s.segment > *last);
         table.first_sequence = self.first_sequence_behind(*last);
+        table.durable = self.durable();
         k.slot.store(&table.encode())?;
         k.table = table;
         let mut a = lock(&self.append);
