@@ -12,13 +12,14 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
 
 import nbd
 
 from guests import BLOCK, connect, make_image
-from stage import MIB, Attached, Process, Rekindle, Stage, expect, need, need_root, run, say, until
+from stage import MIB, REKINDLE, Attached, Process, Rekindle, Stage, expect, need, need_root, run, say, until
 
 BLOCKS = 32 * MIB // BLOCK
 DONE, FAILED, USAGE, DAMAGE, NO_REPO, BUSY, PASSWORD, REFUSED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 10, 11, 12, 14, 124, 130
@@ -268,6 +269,16 @@ def a_destination_that_fills_up(c):
     c.stage.undo(lambda: run("umount", small, check=False))
     done = c.rekindle("restore", "shop@latest", "--to", small / "disk", check=False)
     expect(done.returncode in (FAILED, REFUSED) and "space" in done.stderr.lower(), f"{done.returncode}: {done.stderr}")
+    # No room even to begin: nothing is left, so that the next attempt is the first.
+    subprocess.run(["dd", "if=/dev/zero", f"of={small}/fill", "bs=64k"], capture_output=True)
+    c.rekindle.refused("restore", "shop@latest", "--to", small / "disk", *c.listen, code=FAILED, says="space")
+    left = sorted(p.name for p in small.iterdir())
+    expect(left == ["fill", "lost+found"], f"left behind: {left}")
+    with open(small / "fill", "wb") as full:
+        full.truncate(0)
+        done = subprocess.run([REKINDLE, "restore", "shop@latest", "--to", "-"], stdout=full, stderr=subprocess.PIPE,
+                              env=c.rekindle.env, text=True)
+    expect(done.returncode == FAILED and "free some space" in done.stderr, f"{done.returncode}: {done.stderr}")
 
 
 def an_online_restore_short_of_room(c):

@@ -67,9 +67,10 @@ pub fn copy_to_stream(
 }
 
 fn error(e: &std::io::Error) -> Error {
+    let error = Error::os("the output", e);
     // Whoever read the other end went away.
-    let kind = if e.kind() == std::io::ErrorKind::BrokenPipe { Kind::Cancelled } else { Kind::Failed };
-    Error { kind, ..Error::os("the output", e) }
+    let gone = e.kind() == std::io::ErrorKind::BrokenPipe;
+    if gone { Error { kind: Kind::Cancelled, ..error } } else { error }
 }
 
 /// A holder, read as a volume.

@@ -99,7 +99,7 @@ impl Live {
 }
 
 /// How the label of a half-restored destination begins.
-const LABEL: &[u8] = b"rekindle: this is not a volume yet";
+pub const LABEL: &[u8] = b"rekindle: this is not a volume yet";
 
 type OpenVolume = (Arc<LiveVolume>, Option<(Uuid, Arc<UsageMap>)>);
 

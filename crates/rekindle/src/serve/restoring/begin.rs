@@ -12,6 +12,7 @@ use crate::errors::{Exit, Failure, Outcome};
 use crate::repositories::failure;
 use crate::serve::backup::host;
 use crate::serve::counting::Counting;
+use crate::serve::live::LABEL;
 use crate::serve::record;
 use rekindle_core::volume::ByteRange;
 use rekindle_engine::repository::{HoldOwner, ReleaseReason, Repository, Snapshot, VolumeRecord};
@@ -22,8 +23,8 @@ use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::holder::Holder;
 use rekindle_io::logfile::{LogDir, RealDir};
 use std::num::NonZeroU64;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
@@ -105,11 +106,18 @@ fn leave_nothing(b: &Begin, dir: &RealDir) {
     let destinations: Vec<PathBuf> = b.dests.iter().map(|d| d.path.clone()).collect();
     remove_state(dir, &b.state, &destinations);
     for d in b.dests.iter().filter(|d| d.made) {
-        // Ours if it is one hole.
-        if d.path.metadata().is_ok_and(|m| m.is_file() && m.blocks() == 0) {
+        if is_bare(&d.path) {
             let _ = std::fs::remove_file(&d.path);
         }
     }
+}
+
+/// A file of holes, or one that holds nothing but the label yet: made by us, never served.
+fn is_bare(path: &Path) -> bool {
+    let mut head = [0; LABEL.len()];
+    let mut labelled =
+        || std::fs::File::open(path).and_then(|f| f.read_exact_at(&mut head, 0)).is_ok() && head == *LABEL;
+    path.metadata().is_ok_and(|m| m.is_file() && (m.blocks() == 0 || labelled()))
 }
 
 type Made = (Arc<RestoreSet>, Vec<RestoringVolume>);
