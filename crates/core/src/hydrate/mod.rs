@@ -1,6 +1,7 @@
 //! Restoring: what to copy next, how fast, when to go online, how long it takes.
 
 mod forecast;
+mod gain;
 mod online;
 mod schedule;
 mod state;
