@@ -49,11 +49,12 @@ impl Process {
         let shared = Arc::new(Shared { sets, exports, asked, out });
         let mut process =
             Process { shared, controls: Vec::new(), captive: None, watch: Watch::default(), restore: false };
-        process.show()?;
+        // Before anything is announced: whoever reads that a set is online steers it the next moment.
         for set in &process.shared.sets {
             let steering = Steering { shared: process.shared.clone(), set: set.clone() };
             process.controls.push(ControlServer::start(set.socket(), Arc::new(steering))?);
         }
+        process.show()?;
         Ok(process)
     }
     /// Runs `command` beside; its end is ours.
