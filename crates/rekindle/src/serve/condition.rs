@@ -57,7 +57,9 @@ impl Condition {
     fn reached(self, status: &SetStatus) -> bool {
         let local = status.restore.as_ref().map_or(1.0, |r| r.local_io_share);
         match self {
-            Condition::Online => rank(status.state) >= 1,
+            // Not the state's word: a restore whose repository is away says `stalled` before it is online too, and a
+            // word says online a moment before clients are let in. Who waited is going to connect.
+            Condition::Online => rank(status.state) >= 1 && status.volumes.iter().all(|v| v.uri.is_some()),
             Condition::Usage(share) => local >= share || rank(status.state) >= 2,
             Condition::Complete => rank(status.state) >= 2,
             Condition::Verified => rank(status.state) >= 3,
@@ -80,7 +82,7 @@ fn rank(state: State) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::control::{Damage, RestoreStatus};
+    use crate::serve::control::{Damage, RestoreStatus, VolumeStatus};
 
     fn status(state: State, share: f64) -> SetStatus {
         SetStatus {
@@ -100,6 +102,8 @@ mod tests {
         let met = |c: &str, s, share| Condition::parse(c).unwrap().met(&status(s, share)).unwrap();
         assert!(!met("online", State::Opening, 0.0) && met("online", State::Live, 0.0));
         assert!(met("online", State::Stalled, 0.0) && met("online", State::Paused, 0.0));
+        let absent = SetStatus { volumes: vec![VolumeStatus::default()], ..status(State::Stalled, 0.0) };
+        assert!(!Condition::Online.met(&absent).unwrap(), "whatever the word: no export, not online");
         assert!(!met("usage=90%", State::Online, 0.89) && met("usage=90%", State::Online, 0.9));
         assert!(!met("complete", State::Online, 1.0) && met("complete", State::Verified, 1.0));
         assert!(!met("verified", State::Complete, 1.0) && met("verified", State::Merging, 1.0));

@@ -71,7 +71,7 @@ pub struct SetStatus {
 }
 
 /// One volume that is alive.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeStatus {
     /// The volume inside its set.
     pub name: String,
