@@ -91,6 +91,17 @@ impl Sandbox {
         assert_eq!(ran.code, code, "rekindle {args:?}\nstdout: {}\nstderr: {}", ran.out, ran.err);
         ran.err
     }
+    /// The status of what is served here, once its owner answers: on a busy machine that takes it a while.
+    pub fn answers(&self) -> Value {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.json(&["status"]).as_array().unwrap().first() {
+                return status.clone();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "nobody answers");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
     /// Starts a process that goes on.
     pub fn start(&self, args: &[&str]) -> Running {
         let mut c = self.command(args);
