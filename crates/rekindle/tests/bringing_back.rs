@@ -151,6 +151,74 @@ fn serve_goes_on_with_an_interrupted_restore() {
     assert!(read(s.path("new.raw")) == bytes);
 }
 
+/// Goal: a restore killed before its record is there begins again by the same command, which loses nothing, and asks where
+/// something could be lost; method, kills as soon as each trace of a beginning is seen, then such traces made by hand.
+#[test]
+fn killed_while_it_begins_the_same_command_begins_again() {
+    let s = Sandbox::new();
+    let bytes = lost(&s);
+    let (to, state) = (s.path("new.raw"), s.path("new.raw.rekindle"));
+    let labelled = || std::fs::read(&to).is_ok_and(|b| b.starts_with(LABEL));
+    const LABEL: &[u8] = b"rekindle: this is not a volume yet";
+    let begins_again = || {
+        let mut r = restore(&s, &["--limit", "1kB/s"]);
+        r.says("nbd+unix");
+        assert!(whole(&mut client(&s, "db")) == bytes);
+        s.ok(&["discard", "db", "--yes", "db"]);
+        assert_eq!((r.end(), to.exists(), state.exists()), (0, false, false), "{}", r.said());
+    };
+    let seen: [&dyn Fn() -> bool; 4] = [
+        &|| to.exists(),
+        &|| to.metadata().is_ok_and(|m| m.len() > 0),
+        &|| state.join("restore").exists(),
+        &labelled,
+    ];
+    for seen in seen {
+        let mut r = restore(&s, &["--limit", "1kB/s"]);
+        while !seen() {
+            assert!(r.child.try_wait().unwrap().is_none(), "{}", r.said());
+        }
+        killed(r);
+        begins_again();
+    }
+    let left = |also: &[u8], at: u64| {
+        std::fs::write(&to, LABEL).unwrap();
+        let file = std::fs::File::options().write(true).open(&to).unwrap();
+        file.set_len(SIZE as u64).unwrap();
+        std::os::unix::fs::FileExt::write_at(&file, also, at).unwrap();
+    };
+    let asks = || {
+        let args = ["restore", "db", "--to", "new.raw", "--listen", "unix:./n.sock"];
+        assert!(s.fails(14, &args).contains("would lose the file"));
+    };
+    left(&[], 0);
+    asks(); // There is no beginning beside it.
+    std::fs::create_dir(&state).unwrap();
+    std::fs::write(state.join("restore"), []).unwrap();
+    left(b"x", 2 << 20);
+    asks(); // Something is behind the label.
+    left(b"x", 0);
+    asks(); // It is no label.
+    left(&[], 0);
+    begins_again();
+}
+
+/// Goal: what is announced can be steered: its control socket is there before its address is printed.
+#[test]
+fn verbs_are_heard_before_anything_is_announced() {
+    let s = Sandbox::new();
+    let disk = s.file("a.raw", data(1 << 20, 3));
+    for _ in 0..20 {
+        let mut serve = s.start(&["serve", "db", &disk]);
+        while !serve.said().contains("nbd+unix") {
+            assert!(serve.child.try_wait().unwrap().is_none(), "{}", serve.said());
+        }
+        // No verb: to start one takes longer than what is looked for.
+        assert!(std::os::unix::net::UnixStream::connect(s.path("run/db.sock")).is_ok());
+        killed(serve);
+    }
+}
+
 /// Goes away as in a crash.
 fn killed(mut r: Running) {
     r.child.kill().unwrap();

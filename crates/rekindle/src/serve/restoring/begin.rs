@@ -1,7 +1,7 @@
 //! Beginning a restore, and going on with one.
 //!
 //! Order: hold on the snapshot (nothing it needs may be collected), destinations, state, record. A crash in between leaves
-//! a hold that names us and a file full of holes; the record makes it a restore.
+//! a hold that names us and a file full of holes (`left_over`); the record makes it a restore.
 
 use super::settle::remove_state;
 use super::state::{App, Found, StatePlace, point};

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod begin;
+mod left_over;
 mod settle;
 mod state;
 mod status;
@@ -10,6 +11,7 @@ mod upkeep;
 mod wishes;
 
 pub use begin::{Begin, NewDest, begin, resume};
+pub use left_over::is_left_over;
 pub use settle::{discard_at_rest, move_map, remove_state};
 pub use state::{App, Found, StatePlace, find, holding};
 pub use wishes::{Asked, Wishes};

@@ -93,10 +93,16 @@ impl StatePlace {
     }
 }
 
-fn beside(dest: &Path) -> PathBuf {
+pub(super) fn beside(dest: &Path) -> PathBuf {
     let mut name = dest.as_os_str().to_owned();
     name.push(".rekindle");
     name.into()
+}
+
+/// Where the state is that the pointer beside a destination names.
+pub(super) fn pointed_to(dest: &Path) -> Option<PathBuf> {
+    let pointer = std::fs::read_to_string(beside(dest).join(POINTER));
+    pointer.ok().map(|t| PathBuf::from(t.trim_end()))
 }
 
 /// The names this disk may have been given to a restore by: as it is named now, where links lead, and any other name of
@@ -114,11 +120,9 @@ fn names_of(disk: &Path) -> Outcome<Vec<PathBuf>> {
 pub fn holding(disk: &Path) -> Outcome<Option<(StatePlace, Found)>> {
     let mut places = Vec::new();
     for name in names_of(disk)? {
-        let beside = beside(&name);
         // A set's state lies beside its first destination; beside the others a pointer says where.
-        let pointer = std::fs::read_to_string(beside.join(POINTER));
-        places.extend(pointer.ok().map(|t| PathBuf::from(t.trim_end())));
-        places.push(beside);
+        places.extend(pointed_to(&name));
+        places.push(beside(&name));
     }
     let devices = crate::places::state_path()?.join("restores");
     places.extend(std::fs::read_dir(devices).into_iter().flatten().flatten().map(|e| e.path()));

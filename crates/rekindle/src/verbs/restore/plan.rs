@@ -4,7 +4,7 @@ use crate::cli::RestoreArgs;
 use crate::dest::{Dest, Found};
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
-use crate::serve::restoring::StatePlace;
+use crate::serve::restoring::{StatePlace, is_left_over};
 use crate::show::words;
 use crate::space::Space;
 use crate::units;
@@ -120,6 +120,12 @@ pub fn open(args: &RestoreArgs) -> Outcome<Opened> {
             dest.fits(&v.geometry)?;
             dests.push(dest);
         }
+    }
+    if let (false, Some(first)) = (args.listen.is_empty(), dests.first()) {
+        let set = args.named.as_deref().unwrap_or(&named.name);
+        let state = StatePlace::of(set, &first.path, first.is_device())?;
+        let left = dests.iter_mut().filter(|d| matches!(d.found, Found::File(_)));
+        left.filter(|d| is_left_over(&state, &d.path)).for_each(|d| d.found = Found::Nothing);
     }
     Ok(Opened { repository, snapshot, volumes, targets, dests })
 }
