@@ -154,6 +154,14 @@ fn guests_fill_mover_and_hand_over_at_once() {
     assert!(direct == through, "after the hand-over the destination alone is the volume");
 }
 
+/// What this thread has computed: unlike the clock on the wall it does not run while others have the machine.
+fn computed() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
 #[test]
 fn sixteen_tib_open_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -168,18 +176,18 @@ fn sixteen_tib_open_at_once() {
     let g = Geometry::new(size, ExtentBytes::DEFAULT, 512, 4096).unwrap();
     let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: 1 << 20 }], 3);
     let state = RealDir::open(&dir.path().join("state")).unwrap();
-    let began = Instant::now();
+    let (began, worked) = (Instant::now(), computed());
     let set = open(state, volume(&holder, target), LogLimits::default());
     let created = began.elapsed();
     let mut first = vec![0; 4096];
     set.volumes()[0].read_at(5 << 20, &mut first).unwrap();
-    let first_byte = began.elapsed();
+    let (first_byte, worked) = (began.elapsed(), computed() - worked);
     let mut want = vec![0; 1 << 16];
     holder.truth(80, &mut want);
     assert_eq!(first, want[..4096]);
     eprintln!("16 TiB: made durable and ready in {created:?}, first byte after {first_byte:?}");
-    // Generous: a machine may be busy. The target is 50 ms.
-    assert!(first_byte < Duration::from_secs(2));
+    // The target is 50 ms; a machine and its disk may be busy, but nothing here may look at each extent.
+    assert!(worked < Duration::from_secs(1), "{worked:?}");
 }
 
 /// A measurement: 4 KiB overwrite and FLUSH, on a written file and through the write log, in turns so that a busy machine

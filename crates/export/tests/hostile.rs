@@ -202,7 +202,7 @@ fn who_stalls_in_negotiation_is_cut() {
     };
     until_end(&silent);
     dripping.join().unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5), "a byte now and then does not extend the limit");
+    assert!(began.elapsed() < Duration::from_secs(15), "a byte now and then does not extend the limit");
     // Options without end, answers never read: the send is limited, too.
     let mut storm = raw(&w);
     let _ = storm.write_all(&[&3u32.to_be_bytes()[..], &option(OPT_LIST, &[]).repeat(1000)].concat());
@@ -253,7 +253,7 @@ fn who_never_reads_blocks_nobody_and_no_stop() {
         good.read(0, 4096).unwrap();
         let began = Instant::now();
         assert!(w.server.stop(Duration::from_millis(200)));
-        assert!(began.elapsed() < Duration::from_secs(3));
+        assert!(began.elapsed() < Duration::from_secs(15));
         flood.join().unwrap();
         assert_eq!(PANICS.load(Ordering::Relaxed), 0);
     }

@@ -337,7 +337,7 @@ fn a_client_that_vanishes_takes_its_waiting_writes_along() {
     // Cut from the server's side with no grace: the same path as a vanished client.
     let t = Instant::now();
     assert!(w.server.stop(Duration::ZERO));
-    assert!(t.elapsed() < Duration::from_secs(3));
+    assert!(t.elapsed() < Duration::from_secs(15));
     reaper.join().unwrap();
     disk.release();
     eventually("they are dropped", || disk.dropped.load(Ordering::Relaxed) == 4);

@@ -62,7 +62,7 @@ fn online_at_once_then_filled_verified_and_settled() {
     let usage = s.json(&["usage", "db", "--by", "count"]);
     assert!(usage[0]["used_bytes"].as_u64().unwrap() > 0, "counted from the first request: {usage}");
     s.ok(&["wait", "db", "--for=online"]);
-    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "60s"]);
     let status = s.json(&["status", "db"]);
     assert_eq!(status[0]["state"], "verified");
     assert_eq!(status[0]["restore"]["local_bytes"], SIZE);
@@ -284,7 +284,7 @@ fn steered_while_it_runs() {
         s.ok(&["tune", "db", "--limit", "none", "--weight", "3", "--first", "5MiB+64KiB"])
             .contains("not limited")
     );
-    s.ok(&["wait", "db", "--for=complete", "--timeout", "20s"]);
+    s.ok(&["wait", "db", "--for=complete", "--timeout", "60s"]);
     let said = s.fails(11, &["restore", "db", "--to", "other.raw", "--listen", "unix:./x.sock"]);
     assert!(said.contains("served already"), "{said}");
     assert!(s.fails(11, &["restore", "db", "--to", "new.raw"]).contains("in use"));
@@ -322,7 +322,7 @@ fn thrown_away_only_by_name() {
     assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists());
     let mut r = restore(&s, &[]);
     r.says("nbd+unix");
-    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "60s"]);
 }
 
 #[test]
@@ -372,7 +372,7 @@ fn halves_that_do_not_fit_are_refused_and_strange_files_are_left_alone() {
     assert!(!state.exists());
     let mut r = restore(&s, &[]);
     r.says("nbd+unix");
-    s.ok(&["wait", "db", "--for=verified", "--timeout", "20s"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "60s"]);
     // Also while it is served: another file under its name stays.
     std::fs::rename(s.path("new.raw"), s.path("moved.raw")).unwrap();
     std::fs::write(s.path("new.raw"), b"mine").unwrap();

@@ -52,7 +52,7 @@ fn a_damaged_extent_of_an_online_restore_is_named_and_healed_by_the_guest() {
     let object = pack.file_name().unwrap().to_str().unwrap();
     let (mut r, mut c) = online(&s);
     // Ends by itself, with the code that says what it is.
-    let wait = ["wait", "db", "--for=verified", "--timeout", "30s"];
+    let wait = ["wait", "db", "--for=verified", "--timeout", "60s"];
     let said = s.fails(3, &wait);
     assert!(said.contains(object) && said.contains("64 KiB of db at byte"), "{said}");
     let (code, messages) = s.messages(&wait);
@@ -98,13 +98,13 @@ fn a_lost_pack_that_is_put_back_is_asked_for_again() {
     let (bytes, pack) = lost(&s);
     std::fs::rename(&pack, s.path("away")).unwrap();
     let (mut r, c) = online(&s);
-    s.fails(3, &["wait", "db", "--for=complete", "--timeout", "30s"]);
+    s.fails(3, &["wait", "db", "--for=complete", "--timeout", "60s"]);
     // So small a snapshot is one pack: what it says of zeros is lost too.
     let damage = &s.json(&["status", "db"])[0]["restore"]["damage"];
     assert_eq!((&damage["bytes"], damage["ranges"].as_array().unwrap().len()), (&SIZE.into(), 1), "{damage}");
     std::fs::rename(s.path("away"), &pack).unwrap();
     s.ok(&["resume", "db"]);
-    s.ok(&["wait", "db", "--for=verified", "--timeout", "5s"]);
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "60s"]);
     s.ok(&["cutover", "db"]);
     drop(c);
     r.signal(libc::SIGTERM);

@@ -181,7 +181,7 @@ fn everything_that_is_said_is_as_documented() {
     v.lines(0, "summary", &["cutover", "db", "-n"]);
     v.lines(0, "summary", &["tune", "db", "--limit", "none", "-n"]);
     v.lines(0, "summary", &["tune", "db", "--limit", "none"]);
-    v.lines(0, "summary", &["wait", "db", "--for=verified", "--timeout", "20s"]);
+    v.lines(0, "summary", &["wait", "db", "--for=verified", "--timeout", "60s"]);
     let end = v.lines(0, "summary", &["cutover", "db"]);
     assert_eq!(end["cutover"]["verified"], true);
     restore.signal(libc::SIGTERM);

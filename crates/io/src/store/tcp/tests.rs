@@ -40,7 +40,8 @@ fn latency_is_paid_once_for_many() {
     }
     assert!((0..200).all(|_| rx.recv().unwrap().is_ok_and(|n| n == 4096)));
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(40) && took < Duration::from_secs(2), "{took:?}");
+    // One by one they would take eight seconds.
+    assert!(took >= Duration::from_millis(40) && took < Duration::from_secs(6), "{took:?}");
     assert!(!s.answers_inline() && probe(&s).unwrap().several_writers);
 }
 
