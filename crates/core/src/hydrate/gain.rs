@@ -7,7 +7,8 @@
 //! about the least window that brings what the link has. (The micro-experiments of PCC, Dong et al. 2015, with the rate
 //! alone as their measure.)
 //!
-//! Trials that fail grow rare, up to one part in [`REST_MAX`] of the time: while one runs, demand reads wait behind it.
+//! Trials that fail grow rare, and rarer where somebody waits for demand reads, for those wait behind a trial: less than one
+//! in a hundred of them.
 
 use std::time::Duration;
 
@@ -16,11 +17,13 @@ const ANSWERS: u32 = 32;
 /// Round trips a trial is judged by, at least.
 const ROUNDS: u32 = 3;
 /// Share of the proportional gain that counts as one.
-const ENOUGH: f64 = 0.5;
+const ENOUGH: f64 = 0.6;
 /// A pause between trials is this many times the last one's length; doubled whenever one fails.
 const REST_MIN: u32 = 2;
 /// The most it is doubled to.
 const REST_MAX: u32 = 256;
+/// So many times longer while somebody waits for demand reads: they wait behind a trial.
+const AWAITED: u32 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Phase {
@@ -82,13 +85,10 @@ impl Gain {
     pub(super) fn came(&mut self, now: Duration, bytes: f64, latency: f64, at: Window) -> Option<f64> {
         self.usual += (latency - self.usual) / 32.0;
         if self.phase == Phase::Rest {
-            if self.usual <= at.late {
-                // Delay is what it should be: it is to be trusted.
-                self.proven = 0.0;
-                return None;
-            }
-            // Only where delay has shrunk the window as far as it may, and answers are late all the same.
-            if now >= self.next && at.full && at.window <= 1.5 * at.least.max(self.proven) {
+            // Only where late answers hold the window back: some of them, or all of them though it is at its least.
+            let floor = at.window <= 1.5 * at.least.max(self.proven) && self.usual > at.late;
+            let some = at.shrinks && self.usual <= at.very_late;
+            if now >= self.next && at.full && (floor || some) {
                 return Some(self.begin(Phase::Base, at.window, now, latency));
             }
         }
@@ -124,7 +124,7 @@ impl Gain {
                 }
                 let narrower = (self.from * 0.7).max(at.least);
                 if self.from > self.proven || narrower >= self.from {
-                    return Some(self.end(self.from, now));
+                    return Some(self.end(self.from, now, at));
                 }
                 Some(self.begin(Phase::Narrower { base }, narrower, now, latency))
             }
@@ -133,14 +133,14 @@ impl Gain {
                 let window = if costs { self.from } else { self.trial };
                 self.proven = if window <= at.least { 0.0 } else { window };
                 self.proven_rate = if costs { base } else { rate };
-                Some(self.end(window, now))
+                Some(self.end(window, now, at))
             }
         }
     }
     fn wider(&mut self, base: f64, now: Duration, latency: f64, at: Window) -> Option<f64> {
         let wider = (self.from * 1.5).max(self.from + at.extent).min(at.most);
         if wider <= self.from {
-            return Some(self.end(self.from, now));
+            return Some(self.end(self.from, now, at));
         }
         Some(self.begin(Phase::Wider { base }, wider, now, latency))
     }
@@ -154,9 +154,10 @@ impl Gain {
         (self.bytes, self.answers) = (0.0, 0);
         window
     }
-    fn end(&mut self, window: f64, now: Duration) -> f64 {
+    fn end(&mut self, window: f64, now: Duration, at: Window) -> f64 {
         self.phase = Phase::Rest;
-        self.next = now + now.saturating_sub(self.began) * self.rest;
+        let rest = if at.awaited { self.rest * AWAITED } else { self.rest };
+        self.next = now + now.saturating_sub(self.began) * rest;
         self.rest = (self.rest * 2).min(REST_MAX);
         window
     }
@@ -170,6 +171,12 @@ pub(super) struct Window {
     pub(super) extent: f64,
     pub(super) least: f64,
     pub(super) most: f64,
-    /// Latency (seconds) up to which delay is what it should be.
+    /// Somebody waits for demand reads of late.
+    pub(super) awaited: bool,
+    /// Delay would shrink it now.
+    pub(super) shrinks: bool,
+    /// Latency (seconds) from which delay shrinks.
     pub(super) late: f64,
+    /// Latency (seconds) that is usual only where a queue stands.
+    pub(super) very_late: f64,
 }

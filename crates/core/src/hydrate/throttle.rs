@@ -35,6 +35,8 @@ pub const WINDOW_MAX: u64 = 24 << 20;
 const TARGET: f64 = 0.25;
 /// No queue is noticed below this: timer and scheduler noise.
 const TARGET_MIN: Duration = Duration::from_micros(100);
+/// A guest that waited for a demand read so lately is still at it.
+const AWAITED: Duration = Duration::from_secs(1);
 /// Share of the bandwidth that fill gets whatever delay says.
 const FLOOR: f64 = 0.05;
 
@@ -94,6 +96,8 @@ pub struct Throttle {
     sampled: u64,
     starting: bool,
     gain: Gain,
+    /// The last demand fetch came.
+    demand_at: Option<Duration>,
     shrunk: Duration,
     probe_next: Duration,
     probe_end: Duration,
@@ -120,6 +124,7 @@ impl Throttle {
             sampled: 0,
             starting: true,
             gain: Gain::new(now),
+            demand_at: None,
             shrunk: now,
             probe_next: now + PROBE,
             probe_end: Duration::ZERO,
@@ -207,6 +212,7 @@ impl Throttle {
     }
     /// A demand fetch of `bytes` came after `latency`: measures the link, moves no window.
     pub fn demand_came(&mut self, now: Duration, bytes: u64, latency: Duration) {
+        self.demand_at = Some(now);
         self.measure(now, bytes, latency);
     }
     /// What is known of the link.
@@ -251,8 +257,17 @@ impl Throttle {
         let (least, bound) = (2.0 * self.extent, self.bound());
         if !self.starting {
             let most = WINDOW_MAX as f64;
-            let at =
-                Window { window: self.window, full, extent: self.extent, least, most, late: min + target };
+            let at = Window {
+                window: self.window,
+                full,
+                extent: self.extent,
+                least,
+                most,
+                awaited: self.demand_at.is_some_and(|at| now.saturating_sub(at) < AWAITED),
+                shrinks: off < 0.0,
+                late: min + target,
+                very_late: min + 4.0 * target,
+            };
             if let Some(window) = self.gain.came(now, bytes, latency, at) {
                 self.window = window;
             }
@@ -304,6 +319,8 @@ mod tests {
         guess: u64,
         /// Up to so many seconds more for each, at random.
         jitter: f64,
+        /// Share of the answers that are late so.
+        late_share: f64,
         demand_every: f64,
         /// From here on the link has a tenth of its rate.
         slow_at: f64,
@@ -328,6 +345,7 @@ mod tests {
                 stored,
                 guess: stored,
                 jitter: 0.0,
+                late_share: 1.0,
                 demand_every,
                 slow_at,
                 far_at,
@@ -358,7 +376,9 @@ mod tests {
                     let asked = throttle.extent_stored();
                     throttle.started(asked);
                     late = late.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    let late = self.jitter * (late >> 33) as f64 / (1u64 << 31) as f64;
+                    let dice = (late >> 33) as f64 / (1u64 << 31) as f64;
+                    let late =
+                        self.jitter * if dice < self.late_share { dice / self.late_share } else { 0.0 };
                     let end = self.serve(now, self.stored) + late;
                     queue.push((-(end * 1e9) as i64, (now * 1e9) as u64, false, asked));
                 }
@@ -405,18 +425,24 @@ mod tests {
     #[test]
     fn fill_takes_the_link_whatever_an_extent_was_thought_to_be() {
         for (guess, stored) in [(32 * KIB, 3 * KIB), (32 * KIB, 64 * KIB), (32 * KIB, 32 * KIB)] {
-            for (rate, rtt, jitter) in [
-                (125e6, 20.0, 0.1),
-                (3.125e6, 40.0, 0.1),
-                (125e6, 20.0, 1.0),
-                (125e6, 0.5, 4.0),
-                (1e9, 0.5, 1.0),
+            for (rate, rtt, jitter, late_share) in [
+                (125e6, 20.0, 0.1, 1.0),
+                (3.125e6, 40.0, 0.1, 1.0),
+                (125e6, 20.0, 1.0, 1.0),
+                (125e6, 0.5, 4.0, 1.0),
+                (1e9, 0.5, 1.0, 1.0),
+                (125e6, 20.0, 1.0, 0.3),
+                (125e6, 20.0, 2.0, 0.1),
+                (125e6, 20.0, 4.0, 0.03),
             ] {
                 let mut sim = Sim::new(rate, rtt, stored);
-                (sim.guess, sim.jitter) = (guess, rtt / 1000.0 * jitter);
+                (sim.guess, sim.jitter, sim.late_share) = (guess, rtt / 1000.0 * jitter, late_share);
                 let r = sim.run(20.0, |_, _| ());
                 let least = if jitter < 0.5 { 0.8 } else { 0.7 };
-                println!("{stored} for {guess}, {rate} B/s, {rtt} ms, jitter {jitter}: fill {:.3}", r.fill);
+                println!(
+                    "{stored} for {guess}, {rate} B/s, {rtt} ms, jitter {jitter} of {late_share}: fill {:.3}",
+                    r.fill
+                );
                 assert!(r.fill >= least, "{stored} for {guess}, {rate} B/s, {rtt} ms: fill {:.3}", r.fill);
             }
         }
