@@ -85,9 +85,9 @@ impl Gain {
     pub(super) fn came(&mut self, now: Duration, bytes: f64, latency: f64, at: Window) -> Option<f64> {
         self.usual += (latency - self.usual) / 32.0;
         if self.phase == Phase::Rest {
-            // Only where late answers hold the window back: some of them, or all of them though it is at its least.
+            // Only where something holds the window back, and where answers are late though it is at its least.
             let floor = at.window <= 1.5 * at.least.max(self.proven) && self.usual > at.late;
-            let some = at.shrinks && self.usual <= at.very_late;
+            let some = at.held && self.usual <= at.very_late;
             if now >= self.next && at.full && (floor || some) {
                 return Some(self.begin(Phase::Base, at.window, now, latency));
             }
@@ -173,8 +173,8 @@ pub(super) struct Window {
     pub(super) most: f64,
     /// Somebody waits for demand reads of late.
     pub(super) awaited: bool,
-    /// Delay would shrink it now.
-    pub(super) shrinks: bool,
+    /// It may not grow: delay or its bound holds it.
+    pub(super) held: bool,
     /// Latency (seconds) from which delay shrinks.
     pub(super) late: f64,
     /// Latency (seconds) that is usual only where a queue stands.

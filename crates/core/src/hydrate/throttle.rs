@@ -264,7 +264,7 @@ impl Throttle {
                 least,
                 most,
                 awaited: self.demand_at.is_some_and(|at| now.saturating_sub(at) < AWAITED),
-                shrinks: off < 0.0,
+                held: off < 0.0 || self.window >= bound,
                 late: min + target,
                 very_late: min + 4.0 * target,
             };
@@ -292,12 +292,13 @@ impl Throttle {
         self.window = self.window.clamp(least.max(proven), bound.max(least).max(proven));
     }
     /// 2 x bandwidth x minimum latency. The time a chunk itself is on the wire is in the measured latency but is no
-    /// latency of the link: without it; but never less than one chunk over what was achieved (or it could not grow), nor than two.
+    /// latency of the link: without it; but never less than one chunk over what was achieved (or it could not grow), nor
+    /// than two. What was achieved took a little longer than the least latency: the twelfth makes the chunk a whole one.
     fn bound(&self) -> f64 {
         let least = 2.0 * self.extent;
         match (self.rate.get(), self.latency_min.get()) {
             (Some(rate), Some(min)) => {
-                let full = rate * min + self.extent;
+                let full = (rate * min + self.extent) * 1.08;
                 (2.0 * (rate * min - self.extent)).max(full).min(WINDOW_MAX as f64).max(least)
             }
             _ => (WINDOW_MAX as f64).max(least),
@@ -427,6 +428,7 @@ mod tests {
         for (guess, stored) in [(32 * KIB, 3 * KIB), (32 * KIB, 64 * KIB), (32 * KIB, 32 * KIB)] {
             for (rate, rtt, jitter, late_share) in [
                 (125e6, 20.0, 0.1, 1.0),
+                (100e6, 20.0, 0.02, 1.0),
                 (3.125e6, 40.0, 0.1, 1.0),
                 (125e6, 20.0, 1.0, 1.0),
                 (125e6, 0.5, 4.0, 1.0),
