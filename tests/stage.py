@@ -176,15 +176,22 @@ class Attached:
         """Takes all of it away. `lost`: the disk below is gone, nothing can be written back."""
         if self.loop is None:
             return
-        lazily = ["-l"] if lost else []
-        run("umount", *lazily, self.mountpoint, check=False)
-        run("losetup", "-d", self.loop, check=False)
-        if lost:
-            self.process.kill()
-        run("fusermount3", "-u", *(["-z"] if lost else []), self.fuse, check=False)
         loop, self.loop = self.loop, None
-        if not lost:
-            until(lambda: not self.process.alive(), "nbdfuse to end", 60)
+        lazily = ["-l"] if lost else []
+
+        def take_down():
+            run("umount", *lazily, self.mountpoint, check=False)
+            run("losetup", "-d", loop, check=False)
+            if lost:
+                self.process.kill()
+            run("fusermount3", "-u", *(["-z"] if lost else []), self.fuse, check=False)
+            return not self.process.alive()
+
+        if lost:
+            take_down()
+        else:
+            # Again and again: whatever looks at disks by itself may hold one of them for a moment.
+            until(take_down, "nbdfuse to end", 60, every=0.5)
             attached = run("losetup", "-l", "-n", "-O", "NAME", check=False).stdout.split()
             expect(loop not in attached, f"{loop} is still attached")
 
