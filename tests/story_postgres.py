@@ -18,7 +18,7 @@ from stage import (MIB, Attached, Committer, Postgres, Process, Rekindle, Stage,
 SIZE = 1024 * MIB
 WORKERS = 3
 # Of what is stored, which is little: the fill has to last until the database has started and lost its disk again.
-LIMIT = "1MiB/s"
+LIMIT = "256KiB/s"
 
 
 class World:
