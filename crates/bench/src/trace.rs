@@ -84,7 +84,7 @@ fn missed(ops: &[Op], extents: u64, hot: Vec<u64>, promote: u64, bytes_per_s: u6
     let mut disk = Disk { local: vec![false; extents as usize], rest: Ascending { next: 0, extents } };
     let mut schedule = Schedule::new(extents, hot, 100);
     schedule.set_neighbours(promote);
-    let mut set = SetSchedule { volumes: vec![schedule] };
+    let mut set = SetSchedule::new(vec![schedule]);
     let us_of_an_extent = EXTENT as f64 * 1e6 / bytes_per_s as f64;
     // The link is busy until then; demand reads go before what the background would take next.
     let mut free_at = ops[0].us as f64;

@@ -96,7 +96,7 @@ impl State {
         let mut throttle = Throttle::new(extent / 2, now);
         throttle.set_limit(o.limit, now);
         State {
-            schedule: SetSchedule { volumes },
+            schedule: SetSchedule::new(volumes),
             throttle,
             rests,
             weighed,
@@ -168,7 +168,8 @@ impl State {
                 }
                 let link = self.throttle.link();
                 if link.bytes_per_s > 0 {
-                    let n = neighbours(link.bytes_per_s, self.throttle.extent_stored());
+                    let pace = link.bytes_per_s.min(self.throttle.limit().unwrap_or(u64::MAX));
+                    let n = neighbours(pace, self.throttle.extent_stored());
                     self.schedule.volumes.iter_mut().for_each(|s| s.set_neighbours(n));
                 }
             }

@@ -121,7 +121,7 @@ fn everything_comes_zeros_included_each_extent_once() {
 }
 
 #[test]
-fn hot_first_then_the_rest_and_neighbours_of_a_miss_before_both() {
+fn hot_first_then_the_rest_and_neighbours_of_a_miss_in_turns_before_both() {
     let hot = vec![(70, 8), (7, 8), (71, 4)];
     let options =
         FillOptions { volumes: vec![FillVolume { hot, ..FillVolume::default() }], ..FillOptions::default() };
@@ -135,7 +135,7 @@ fn hot_first_then_the_rest_and_neighbours_of_a_miss_before_both() {
     w.holders[0].hold();
     w.steps(3);
     let next = asked(&w, 0);
-    assert_eq!(next[..2], [51, 52], "neighbours: {next:?}");
+    assert_eq!(next[..2], [51, 71], "neighbours, in turns with the last hot one: {next:?}");
     assert!(!next.contains(&50) && !next.contains(&70), "single flight");
     w.holders[0].answer_inline();
     assert_eq!(w.steps(10_000), FillStep::Complete);
