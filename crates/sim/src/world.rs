@@ -77,6 +77,7 @@ pub struct World {
     /// Handed over: the disks are the volumes.
     pub live: bool,
     backup: Option<Backup>,
+    parents: Vec<Parent>,
     /// A flush or write of some port was made to fail in this life.
     pub faulty: bool,
     /// Backups that read what their instant held, and backups that were given up.
@@ -90,6 +91,20 @@ struct Backup {
     next: u64,
     /// Extents that differed from the moment.
     changed: Vec<Vec<u64>>,
+}
+
+/// A snapshot in the repository: a later backup may build upon it, whatever crash came between.
+struct Parent {
+    /// Of each volume: what its generations count in, the one it closed, and what it held.
+    volumes: Vec<(Uuid, Generation, Vec<u8>)>,
+}
+
+impl Parent {
+    /// Extents of `volume` that hold something else in `now`.
+    fn differs(&self, volume: usize, now: &[u8]) -> Vec<u64> {
+        let pairs = self.volumes[volume].2.chunks(EXTENT as usize).zip(now.chunks(EXTENT as usize));
+        (0..).zip(pairs).filter(|(_, (then, now))| then != now).map(|(e, _)| e).collect()
+    }
 }
 
 /// The live side of a hand-over: checks what it is given, keeps a durable state of its own, serves the disk.
@@ -170,6 +185,7 @@ impl World {
             power: false,
             live: false,
             backup: None,
+            parents: Vec::new(),
             faulty: false,
             backups: (0, 0),
         }
@@ -465,18 +481,30 @@ impl World {
         self.backup = Some(b);
         Ok(())
     }
-    /// A backup whose parent is the restored moment names every extent that differs (invariant 8).
-    fn check_changed(&self, b: &Backup) -> std::result::Result<(), End> {
-        for (volume, changed) in b.instant.volumes().iter().zip(&b.changed) {
-            let Changed::Since { marked, .. } = volume.changed(Uuid([9; 16]), Generation(4)) else {
-                return Err(End::Broken("the restored moment is not known as a parent".into()));
-            };
-            if let Some(e) = changed.iter().find(|e| !marked.iter().any(|r| r.iter().contains(*e))) {
-                return Err(End::Broken(format!(
-                    "backup: extent {e} differs from the parent and is not named"
-                )));
+    /// A backup names every extent that differs from its parent, be that the restored moment or any backup since
+    /// (invariant 8). Then it may be a parent itself.
+    fn check_changed(&mut self, b: &Backup) -> std::result::Result<(), End> {
+        let mut parent = Parent { volumes: Vec::new() };
+        for (v, (volume, changed)) in b.instant.volumes().iter().zip(&b.changed).enumerate() {
+            let id = volume.identity();
+            let moment = (Uuid([9; 16]), Generation(4), changed.clone());
+            let earlier = |p: &Parent| (p.volumes[v].0, p.volumes[v].1, p.differs(v, &b.held[v]));
+            for (tracking, generation, differs) in self.parents.iter().map(earlier).chain([moment]) {
+                let Changed::Since { marked, .. } = volume.changed(tracking, generation) else {
+                    return Err(End::Broken(format!("backup: generation {} is no parent", generation.0)));
+                };
+                if let Some(e) = differs.iter().find(|e| !marked.iter().any(|r| r.iter().contains(*e))) {
+                    let closed = id.generation.0;
+                    return Err(End::Broken(format!(
+                        "backup of generation {closed}: extent {e} of volume {v} differs from generation {} and is \
+                         not named",
+                        generation.0
+                    )));
+                }
             }
+            parent.volumes.push((id.tracking, id.generation, b.held[v].clone()));
         }
+        self.parents.push(parent);
         Ok(())
     }
     fn zeros(&self, v: usize, extents: ExtentRange) -> std::result::Result<(), End> {
@@ -642,6 +670,8 @@ impl World {
     pub fn settle(&mut self) -> std::result::Result<(), End> {
         let set = self.set.clone().expect("settled by a living process");
         set.fetch(0, &[66, 67, 75, 80]);
+        // Long enough for a stamp where nothing can be moved, as while a backup holds its instant.
+        self.clock.advance(Duration::from_secs(6));
         for _ in 0..14 {
             self.background(set.log_step().map(drop))?;
             self.background(set.mover_step(true).map(drop))?;
@@ -690,6 +720,21 @@ impl World {
             let model = &self.models[v];
             model.check_read(all, &model.floors(all), &got).map_err(|e| format!("volume {v}: {e}"))?;
         }
-        Ok(())
+        self.backup()
+    }
+    /// A backup at once; see `check_changed`. Nothing may be in flight.
+    pub fn backup(&mut self) -> std::result::Result<(), End> {
+        let set = self.set.clone().expect("backed up by a living process");
+        let instant = match set.instant() {
+            Ok(i) => i,
+            Err(e) => return self.background(Err(e)),
+        };
+        let backup = Backup {
+            instant,
+            held: self.models.iter().map(Model::bytes).collect(),
+            next: 0,
+            changed: self.models.iter().map(|m| m.changed().map(|b| b * BLOCK / EXTENT).collect()).collect(),
+        };
+        self.check_changed(&backup)
     }
 }

@@ -109,6 +109,26 @@ fn a_power_cut_at_every_operation_onto_a_used_disk() {
     at_every_operation(6, true);
 }
 
+/// What a snapshot holds stays, or the next backup knows that it went: no flush came between the writes and the cut.
+#[test]
+fn a_power_cut_after_a_backup_takes_nothing_back_unseen() {
+    for seed in seeds(9000..9012) {
+        let mut rng = Rng::new(seed);
+        let mut world = World::new(Shape { used: seed % 2 == 1, ..Shape::default() }, seed);
+        let mut life = || {
+            live(&mut world, &mut rng, 15)?;
+            world.complete()?;
+            for _ in 0..3 {
+                world.write(&mut rng)?;
+            }
+            world.backup()?;
+            world.crash(Crash::Power { seed });
+            world.open().and_then(|()| world.complete())
+        };
+        life().unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
+    }
+}
+
 /// A flush, write or other operation of some port fails once, anywhere; the process is killed and started again. A
 /// destination that failed a flush may have lost all it got since the last good one: the log still has it.
 fn faults(seed: u64) -> Result<(), String> {

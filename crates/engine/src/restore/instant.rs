@@ -1,10 +1,11 @@
 //! A backup of a set that is still being restored: its instant is a sequence of the write log.
 //!
 //! With requests held, the next generation becomes durable, then, between two records, the log's index is copied and
-//! writes are marked with the new generation. From there the guest goes on at once. The copy keeps the files of its
-//! segments, so that overwritten records stay readable even when the log has let go of them; and the mover moves
-//! nothing newer than the instant while it is open, so that under the copy lies what lay there: target, zeros, or the
-//! holder's bytes. An extent that is absent and unmarked is named by the parent and never read here.
+//! writes are marked with the new generation. From there the guest goes on at once; before anything is read the log is
+//! flushed: a snapshot must not hold what a power cut then takes from the disk, with no mark to say so. The copy keeps
+//! the files of its segments, so that overwritten records stay readable even when the log has let go of them; and the
+//! mover moves nothing newer than the instant while it is open, so that under the copy lies what lay there: target,
+//! zeros, or the holder's bytes. An extent that is absent and unmarked is named by the parent and never read here.
 //!
 //! If the log runs full while the mover is held back, the instant is given up, never the guest: it says so from then on,
 //! also of what was read while that happened. One instant is open at a time; a hand-over waits for its end.
@@ -106,7 +107,11 @@ impl RestoreSet {
         if volumes.is_err() {
             *open = None;
         }
-        Ok(Box::new(RestoreInstant { parts: parts.clone(), mark, volumes: volumes? }))
+        let instant = RestoreInstant { parts: parts.clone(), mark, volumes: volumes? };
+        // Neither the guest nor the mover waits for the flush.
+        drop((open, plan));
+        parts.log.flush()?;
+        Ok(Box::new(instant))
     }
 }
 
