@@ -490,8 +490,16 @@ impl World {
             let moment = (Uuid([9; 16]), Generation(4), changed.clone());
             let earlier = |p: &Parent| (p.volumes[v].0, p.volumes[v].1, p.differs(v, &b.held[v]));
             for (tracking, generation, differs) in self.parents.iter().map(earlier).chain([moment]) {
-                let Changed::Since { marked, .. } = volume.changed(tracking, generation) else {
-                    return Err(End::Broken(format!("backup: generation {} is no parent", generation.0)));
+                let marked = match volume.changed(tracking, generation) {
+                    Changed::Since { marked, .. } => marked,
+                    // Of another copy of the state: everything is compared.
+                    Changed::CompareAll(_) if (tracking, generation) == (id.tracking, id.generation) => {
+                        continue;
+                    }
+                    Changed::CompareAll(why) => {
+                        let what = format!("backup: generation {} is no parent: {why}", generation.0);
+                        return Err(End::Broken(what));
+                    }
                 };
                 if let Some(e) = differs.iter().find(|e| !marked.iter().any(|r| r.iter().contains(*e))) {
                     let closed = id.generation.0;

@@ -182,7 +182,7 @@ impl InstantVolume for OneVolume {
     fn changed(&self, tracking: Uuid, generation: Generation) -> Changed {
         let since = if Some((tracking, generation)) == self.origin {
             Generation(0)
-        } else if tracking == self.identity.tracking && generation <= self.identity.generation {
+        } else if tracking == self.identity.tracking && generation < self.identity.generation {
             generation
         } else {
             return Changed::CompareAll("the parent is of another history than this restore".into());
