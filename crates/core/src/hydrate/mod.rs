@@ -2,16 +2,19 @@
 
 mod forecast;
 mod gain;
+mod link;
 mod online;
 mod schedule;
+mod start;
 mod state;
 mod throttle;
 
 pub use forecast::{Assumed, Forecast, Step, forecast, steps, stored_bytes, trace_steps};
+pub use link::Link;
 pub use online::{Online, Progress, Reason, Threshold, ThresholdError};
 pub use schedule::{
     FIRST_MAX, NEIGHBOURS, Next, Outcome, PROMOTED_MAX, Pass, Rest, Schedule, SetSchedule, Source,
     TooManyFirst, WEIGHT, Wanted, neighbours,
 };
 pub use state::{Place, State};
-pub use throttle::{Link, PROBE, Throttle, WINDOW_MAX};
+pub use throttle::{PROBE, Throttle, WINDOW_MAX};
