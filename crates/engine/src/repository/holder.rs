@@ -21,6 +21,9 @@ const RUN_BYTES_MAX: u64 = 4 << 20;
 /// A hole between two wanted frames that is cheaper to read than to ask twice for.
 const RUN_GAP_MAX: u64 = 16 << 10;
 
+/// Leaves asked for at once: as many as the fill looks at in one piece (a gibibyte at 64 KiB).
+const LEAVES_AHEAD: usize = 16;
+
 /// One volume of one snapshot.
 pub struct SnapshotHolder {
     core: Arc<Core>,
@@ -276,6 +279,11 @@ impl Holder for SnapshotHolder {
     fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()> {
         let end = first.checked_add(count).filter(|e| *e <= self.tree.shape.extents);
         let end = end.ok_or_else(|| self.beyond(first.saturating_add(count)))?;
+        // Asked for together, so that a link's latency is paid once and not by each leaf.
+        let ahead = if self.answers_inline() { 0 } else { LEAVES_AHEAD };
+        for leaf in (first / FAN..end.div_ceil(FAN)).take(ahead) {
+            self.tree.leaf(leaf, Box::new(drop));
+        }
         let mut extent = first;
         while extent < end {
             let leaf = extent / FAN;

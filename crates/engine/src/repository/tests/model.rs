@@ -362,3 +362,31 @@ fn a_holder_on_a_store_that_answers_later_passes_the_kit() {
     let repo = Repository::open(Arc::new(faulty), Some(&key())).unwrap();
     rekindle_io::holder::kit::check(repo.snapshot_of(info).holder("data").unwrap(), &image);
 }
+
+/// On a link each round trip counts: the leaves of a window are on their way together.
+#[test]
+fn the_leaves_of_a_window_are_asked_for_together() {
+    use rekindle_io::store::FaultyStore;
+    let store = Arc::new(MemStore::new());
+    let repo = Repository::init(store.clone(), &init_options(false)).unwrap();
+    let g = Geometry::new(8 << 26, ExtentBytes::DEFAULT, 512, 4096).unwrap();
+    synthetic::dense(&repo, "big", identity("big", 1), g, options()).unwrap();
+    let faulty = Arc::new(FaultyStore::new(store));
+    let repo = Repository::open(faulty.clone(), None).unwrap();
+    let holder = repo.snapshot("big", &Which::Latest).unwrap().holder("big").unwrap();
+    faulty.hold_reads();
+    let looking = std::thread::spawn(move || {
+        let mut out = Vec::new();
+        holder.presence(0, g.extents(), &mut out).unwrap();
+        out.len() as u64
+    });
+    let mut trips = Vec::new();
+    while !looking.is_finished() {
+        match faulty.release(usize::MAX) {
+            0 => std::thread::sleep(std::time::Duration::from_millis(1)),
+            n => trips.push(n),
+        }
+    }
+    assert_eq!(looking.join().unwrap(), g.extents());
+    assert_eq!(trips, [1, 8], "the root, then all leaves");
+}
