@@ -37,9 +37,9 @@ impl Size {
     pub fn of(plan: Plan) -> Self {
         Size {
             rounds: plan.rounds(),
-            disk: plan.pick(768 << 20, 384 << 20, 64 << 20),
+            disk: plan.pick(512 << 20, 384 << 20, 64 << 20),
             links: vec![Shape { rate: 100_000_000, rtt_ms: 20 }],
-            reads: plan.pick(200, 100, 20),
+            reads: plan.pick(150, 100, 20),
         }
     }
 }
