@@ -2,6 +2,7 @@
 //! `REKINDLE_BLESS=1 cargo test` writes the files anew.
 
 use super::commit::{Checkpoint, Commit, VolumeRecord};
+use super::drill::{self, Drill};
 use super::frame::{Compression, FrameName, Method};
 use super::hold::{Hold, HoldOwner, ReleaseReason, Released};
 use super::hot_list::{HotHead, decode_chunk, encode_chunk};
@@ -13,6 +14,7 @@ use super::pack::{self, Footer, Slot};
 use super::session::{SessionEnd, SessionOpen};
 use super::{Cipher, Config, FrameKind, Id, IdKey, PackRef, PageRef, Place};
 use crate::bytes::Malformed;
+use crate::usage::Demanded;
 use crate::volume::{ExtentBytes, Generation, Geometry, Uuid};
 use std::fmt::Debug;
 
@@ -182,6 +184,19 @@ fn objects() {
     golden("hold", &hold, &hold.encode(), Hold::decode);
     let released = Released { reason: ReleaseReason::Operator, time_ns: 1, token: uuid(2) };
     golden("hold-released", &released, &released.encode(), Released::decode);
+    let mut demanded = Demanded::default();
+    (demanded.ranks[0], demanded.ranks[14]) = ((5, vec![0, 1, 300]), (60_000, vec![2, 1_000_000]));
+    let drill = Drill {
+        snapshot: uuid(1),
+        host: "db1".into(),
+        time_ns: 2,
+        extent: ExtentBytes::DEFAULT,
+        demanded,
+        token: uuid(3),
+    };
+    golden("drill", &drill, &drill.encode(), Drill::decode);
+    let greedy = Demanded { ranks: std::array::from_fn(|_| (1, (0..drill::EXTENTS_MAX / 15 + 1).collect())) };
+    assert!(Drill::decode(&Drill { demanded: greedy, ..drill }.encode()).is_err(), "bounded");
     let run = vec![
         IndexEntry { prefix: [1; 16], plain: 65_536, place: place(2, 3, 64, 500) },
         IndexEntry { prefix: [9; 16], plain: 512, place: moved() },

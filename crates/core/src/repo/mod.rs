@@ -8,6 +8,7 @@
 
 pub mod commit;
 pub mod config;
+pub mod drill;
 pub mod frame;
 pub mod hold;
 pub mod hot_list;
@@ -27,6 +28,7 @@ mod golden_tests;
 
 pub use commit::{Checkpoint, Commit, VolumeRecord};
 pub use config::{Cipher, Config};
+pub use drill::Drill;
 pub use frame::FrameKind;
 pub use hold::{Hold, HoldOwner};
 pub use id::{Id, IdKey};

@@ -9,6 +9,7 @@
 //! sets/<tag>/f/<seq>           reserved: snapshot seq was forgotten (a tombstone: its number is never taken again)
 //! s/<epoch>-<session>.open     a writer at work; .end its outcome, written once
 //! h/<hold>                     a restore depends on a snapshot; .released when it no longer does
+//! t/<volume>/<n>               what the start of a drill demanded; the highest number counts
 //! e/<epoch>                    reserved: a collector's condemned set; .verdict, .done
 //! i/<age>-<run>                dedup index, for writers only; newest first
 //! p/ q/ r/                     reserved: readers' pins, quarantine, redirects of moved packs
@@ -28,6 +29,8 @@ pub const SETS: &str = "sets/";
 pub const SESSIONS: &str = "s/";
 /// Prefix of holds.
 pub const HOLDS: &str = "h/";
+/// Prefix of what drills demanded.
+pub const DRILLS: &str = "t/";
 /// Prefix of collector epochs.
 pub const EPOCHS: &str = "e/";
 /// Prefix of index runs.
@@ -75,6 +78,10 @@ pub fn session_end(epoch: u64, session: Uuid) -> String {
 /// A hold.
 pub fn hold(hold: Uuid) -> String {
     format!("{HOLDS}{hold}")
+}
+/// Prefix of what drills of a volume demanded.
+pub fn drills(volume: Uuid) -> String {
+    format!("{DRILLS}{volume}/")
 }
 /// A hold's end.
 pub fn hold_released(hold: Uuid) -> String {

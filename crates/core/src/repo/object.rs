@@ -27,6 +27,8 @@ pub enum ObjectKind {
     HoldReleased = 6,
     /// A sorted run of the dedup index.
     Index = 7,
+    /// What the start of a drill demanded.
+    Drill = 8,
 }
 
 /// Version of all object bodies in format 1.

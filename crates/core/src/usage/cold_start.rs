@@ -92,6 +92,31 @@ impl Trace {
     }
 }
 
+/// What one start demanded, as it goes from one map to another: what was read, by rank. What was touched [`LATE`] is left
+/// out.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Demanded {
+    /// For each rank when its last extent was first read, ms since the start, and its extents, ascending.
+    pub ranks: [(u32, Vec<u64>); LATE as usize],
+}
+
+impl Demanded {
+    /// Extents in all.
+    pub fn extents(&self) -> u64 {
+        self.ranks.iter().map(|(_, extents)| extents.len() as u64).sum()
+    }
+    /// Extents with their ranks, first demanded first.
+    pub fn in_order(&self) -> impl Iterator<Item = (u64, u8)> + '_ {
+        (0u8..).zip(&self.ranks).flat_map(|(rank, (_, extents))| extents.iter().map(move |e| (*e, rank)))
+    }
+    /// As the newest trace of a map that ended.
+    pub fn trace(&self) -> Trace {
+        let mut rank_ms = [0; RANKS as usize];
+        rank_ms.iter_mut().zip(&self.ranks).for_each(|(ms, rank)| *ms = rank.0);
+        Trace { extents: self.extents(), since_ms: TRACE_MS, rank_ms }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

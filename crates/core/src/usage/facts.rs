@@ -132,6 +132,11 @@ impl Facts {
             self.ranks = self.ranks & 0xf0 | rank;
         }
     }
+    /// Puts it into the set before with `rank`, whatever was known of that set: a newer start tells better.
+    pub fn enter_before(&mut self, rank: u8) {
+        self.flags |= IN_SET_BEFORE;
+        self.ranks = self.ranks & 0x0f | rank.min(LATE) << 4;
+    }
     /// Takes in what happened in one tick. The two-tick rule: the first tick ever weighs a quarter. Scans weigh an
     /// eighth. Both shape the score only; counts, rate and set take every touch as it is.
     pub fn fold(&mut self, extent: u64, touch: Touch, tick: u32) {

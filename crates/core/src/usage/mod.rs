@@ -9,7 +9,7 @@ mod order;
 mod page;
 mod streams;
 
-pub use cold_start::{ColdStart, QUIET_MS, Trace};
+pub use cold_start::{ColdStart, Demanded, QUIET_MS, Trace};
 pub use curve::{Bar, Coverage, Point};
 pub use facts::{
     Decayed, FACTS_BYTES, Facts, LATE, RANKS, RATE_HALF_LIFE_TICKS, SCORE_HALF_LIFE_TICKS, TICK_MS, TRACE_MS,
@@ -20,6 +20,6 @@ pub use metadata::{ReadAt, metadata_ranges};
 pub use order::{Order, Ranker, UnknownOrder};
 pub use page::{
     PAGE_BYTES_MAX, PAGE_EXTENTS, PAGE_HEAD_BYTES, PageError, PageFacts, PageHead, PageId, SUMMARY_BYTES,
-    Summary, decode_page, empty_page, encode_page, page_len, page_stamp,
+    SUMMARY_BYTES_1, Summary, decode_page, empty_page, encode_page, page_len, page_stamp,
 };
 pub use streams::{SCAN_EXTENTS, Streams};

@@ -21,6 +21,7 @@ pub const PAGE_BYTES_MAX: usize = PAGE_HEAD_BYTES + PAGE_EXTENTS / 8 + PAGE_EXTE
 const MAGIC: &[u8; 4] = b"RKUP";
 const SUMMARY_MAGIC: &[u8; 4] = b"RKUS";
 const VERSION: u8 = 1;
+const SUMMARY_VERSION: u32 = 2;
 
 /// Which page of which volume.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,17 +151,21 @@ pub struct Summary {
     pub trace_extents: u64,
     /// For each rank of the newest trace, when its last extent was first touched, in ms since the cold start; 0: none.
     pub rank_ms: [u32; RANKS as usize],
+    /// Number of the newest drill whose trace was taken in; 0: none.
+    pub drill: u64,
 }
 
 /// Length of an encoded summary.
-pub const SUMMARY_BYTES: usize = 8 + 4 + 32 + 8 + 8 + 8 + 8 + 4 * RANKS as usize;
+pub const SUMMARY_BYTES: usize = SUMMARY_BYTES_1 + 8;
+/// Length of one in version 1.
+pub const SUMMARY_BYTES_1: usize = 8 + 4 + 32 + 8 + 8 + 8 + 8 + 4 * RANKS as usize;
 
 impl Summary {
     /// magic `RKUS`, CRC-32C, version u32, volume 16, map 16, stamp u64, tick u32, cold starts u32, ms since start u64,
-    /// trace extents u64, 16 x rank ms u32.
+    /// trace extents u64, 16 x rank ms u32, drill u64 (which version 1 lacks).
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u32(u32::from(VERSION)).raw(&self.volume.0).raw(&self.map.0);
+        w.u32(SUMMARY_VERSION).raw(&self.volume.0).raw(&self.map.0);
         w.u64(self.stamp)
             .u32(self.tick)
             .u32(self.cold_starts)
@@ -169,6 +174,7 @@ impl Summary {
         for ms in self.rank_ms {
             w.u32(ms);
         }
+        w.u64(self.drill);
         let mut out = Writer::new();
         out.raw(SUMMARY_MAGIC).u32(crc32c(w.bytes())).raw(w.bytes());
         out.finish()
@@ -182,7 +188,8 @@ impl Summary {
         if r.u32("summary checksum")? != crc32c(r.rest()) {
             return Err(Malformed("summary checksum").into());
         }
-        if r.u32("summary version")? != u32::from(VERSION) {
+        let version = r.u32("summary version")?;
+        if !(1..=SUMMARY_VERSION).contains(&version) {
             return Err(Malformed("summary version").into());
         }
         let mut s = Summary {
@@ -194,9 +201,13 @@ impl Summary {
             since_start_ms: r.u64("since start")?,
             trace_extents: r.u64("trace")?,
             rank_ms: [0; RANKS as usize],
+            drill: 0,
         };
         for ms in &mut s.rank_ms {
             *ms = r.u32("rank time")?;
+        }
+        if version > 1 {
+            s.drill = r.u64("drill")?;
         }
         r.end("end of summary")?;
         if s.volume != volume {
@@ -261,14 +272,20 @@ mod tests {
     fn the_summary_is_golden_and_bound() {
         let mut s = Summary { volume: Uuid([1; 16]), map: Uuid([2; 16]), stamp: 3, ..Summary::default() };
         (s.tick, s.cold_starts, s.since_start_ms, s.trace_extents, s.rank_ms[15]) = (4, 5, 6, 7, 8);
+        s.drill = 9;
         let bytes = s.encode();
         assert_eq!((bytes.len(), &bytes[..4]), (SUMMARY_BYTES, &b"RKUS"[..]));
         assert_eq!(bytes[44..52], [3, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes[52..76], [4, 0, 0, 0, 5, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[136..140], [8, 0, 0, 0]);
+        assert_eq!(bytes[136..], [8, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(Summary::decode(Uuid([1; 16]), &bytes), Ok(s));
         assert_eq!(Summary::decode(Uuid([9; 16]), &bytes), Err(PageError::Elsewhere));
         assert!(Summary::decode(Uuid([1; 16]), &bytes[..bytes.len() - 1]).is_err());
+        let mut first = bytes[..SUMMARY_BYTES_1].to_vec();
+        first[8] = 1;
+        let crc = crc32c(&first[8..]).to_le_bytes();
+        first[4..8].copy_from_slice(&crc);
+        assert_eq!(Summary::decode(Uuid([1; 16]), &first), Ok(Summary { drill: 0, ..s }), "version 1");
     }
 
     proptest! {

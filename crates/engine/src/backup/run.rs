@@ -5,8 +5,8 @@
 //!   compared by id, so a doubt costs reading, never correctness.
 //! - **Nothing is visible** before the commit: a failure, a stop, a crash or a fleece that ran full leave packs nobody
 //!   names, and the next backup begins from the last one that committed.
-//! - **Work** is proportional to what may have changed. An instant without changes costs a list, one read and the
-//!   session's few small objects, whatever the size of the volume.
+//! - **Work** is proportional to what may have changed. An instant without changes costs a list, one for each volume whose
+//!   usage is counted, one read and the session's few small objects, whatever the size of the volume.
 
 use super::parent::{Basis, Choice, choose};
 use super::report::{BackupReport, How, VolumeReport};
@@ -75,6 +75,9 @@ pub fn run(
     let mut warnings = Vec::new();
     let volumes = instant.volumes();
     let (mut writer, parent, bases) = open(&volumes, repo, options, &mut warnings)?;
+    for (volume, map) in &options.usage {
+        usage::take_drill(repo, *volume, map, &mut warnings);
+    }
     let plans: Vec<VolumePlan<'_>> = volumes
         .iter()
         .zip(bases)

@@ -4,7 +4,7 @@
 //! The repository keeps a payload for each 1,024 extents. Payload: u16 length and bytes of the map's summary (only on
 //! payload 0, which exists whenever a map was stored; else the length is 0), then the map's page, if it has one.
 
-use crate::repository::{Snapshot, SnapshotWriter, VolumeSlot};
+use crate::repository::{Drill, Repository, Snapshot, SnapshotWriter, VolumeSlot};
 use crate::usage::{Inherited, UsageMap};
 use rekindle_core::bytes::{Reader, Writer};
 use rekindle_core::usage::{
@@ -90,6 +90,15 @@ impl<'a> Stored<'a> {
         }
         Ok((summary, damaged))
     }
+    /// The newest drill of the volume that the map does not know yet, with its number: this moment's next start is likely to
+    /// demand what that one did.
+    pub fn newest_drill(&self, repo: &Repository, volume: Uuid) -> Result<Option<(u64, Drill)>> {
+        let known = self.summary()?.and_then(|s| Summary::decode(volume, &s).ok()).map_or(0, |s| s.drill);
+        let found = repo.newest_drill(volume, known)?;
+        let record = self.snapshot.volumes().iter().find(|v| v.uuid == volume);
+        // In other units it says nothing.
+        Ok(found.filter(|(_, d)| record.is_some_and(|v| v.geometry.extent == d.extent)))
+    }
     /// Lets `map` (new, not yet served) go on with this usage. Pages that cannot be read count as damaged. `Kind::Gone`
     /// if no map was stored.
     pub fn inherit(&self, map: &UsageMap, source: Uuid) -> Result<Inherited> {
@@ -104,6 +113,19 @@ impl<'a> Stored<'a> {
         let came = map.inherit(source, &summary, &mut pages)?;
         drop(pages);
         Ok(Inherited { damaged: came.damaged + unreadable, ..came })
+    }
+}
+
+/// Lets the map of a volume take in what the newest drill of it demanded, unless it has. A hint: a failure is a warning.
+pub(super) fn take_drill(repo: &Repository, volume: Uuid, map: &UsageMap, warnings: &mut Vec<String>) {
+    let taken = repo.newest_drill(volume, map.summary().drill).map_err(Error::from).and_then(|found| {
+        match found.filter(|(_, d)| d.extent == map.geometry().extent) {
+            Some((number, drill)) => map.merge_drill(number, &drill.demanded),
+            None => Ok(()),
+        }
+    });
+    if let Err(e) = taken {
+        warnings.push(format!("what the newest drill demanded is not in the usage map: {e}"));
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod core;
 mod directory;
+mod drills;
 mod error;
 mod history;
 mod hold;
@@ -29,7 +30,7 @@ pub use holder::SnapshotHolder;
 pub use open::{InitOptions, KeyInfo};
 pub use rekindle_core::repo::hold::ReleaseReason;
 pub use rekindle_core::repo::key_slot::{KdfCost, SlotKind};
-pub use rekindle_core::repo::{Cipher, Commit, HoldOwner, Id, VolumeRecord};
+pub use rekindle_core::repo::{Cipher, Commit, Drill, HoldOwner, Id, VolumeRecord};
 pub use rekindle_io::seal::{Credential, Secret};
 pub use snapshot::Snapshot;
 pub use write::{CommitMeta, Put, SnapshotWriter, VolumeSlot, WriteStats, WriterOptions};
@@ -175,6 +176,18 @@ impl Repository {
     /// All holds that stand.
     pub fn holds(&self) -> Result<Vec<HoldInfo>> {
         self.core.holds()
+    }
+
+    /// Keeps what the start of a drill of `volume` demanded, under a number above all others and above `after` (the newest
+    /// that its map knew); gives the number.
+    pub fn keep_drill(&self, volume: Uuid, after: u64, drill: &Drill) -> Result<u64> {
+        self.writable()?;
+        self.core.keep_drill(volume, after, drill)
+    }
+    /// The newest drill of `volume` and its number, if that is above `after`. One that is damaged is an error, which costs
+    /// speed only.
+    pub fn newest_drill(&self, volume: Uuid, after: u64) -> Result<Option<(u64, Drill)>> {
+        self.core.newest_drill(volume, after)
     }
 
     /// The key slots.

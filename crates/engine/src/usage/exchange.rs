@@ -2,8 +2,10 @@
 //! other tools' traces.
 
 use super::map::{State, UsageMap};
+use rekindle_core::repo::drill::EXTENTS_MAX;
 use rekindle_core::usage::{
-    Facts, PageFacts, PageHead, PageId, Summary, TICK_MS, Trace, Traced, decode_page, empty_page, encode_page,
+    Demanded, Facts, LATE, PAGE_EXTENTS, PageId, Summary, TICK_MS, Traced, decode_page, empty_page,
+    encode_page,
 };
 use rekindle_core::volume::Uuid;
 use rekindle_io::{Error, Kind, Result};
@@ -101,35 +103,52 @@ impl UsageMap {
         Ok(came)
     }
 
-    /// Takes over the trace of a drill (or another restore of this very data) as the newest cold start: its ranks; our set
-    /// becomes the set before. Its counts are not usage of production and stay behind.
-    pub fn merge_trace(
-        &self,
-        source: Uuid,
-        summary: &[u8],
-        pages: &mut dyn Iterator<Item = (u64, Vec<u8>)>,
-    ) -> Result<Inherited> {
-        let from = Summary::decode(source, summary).map_err(|e| Error::new(Kind::Corrupt, e.to_string()))?;
-        let mut s = self.state();
-        let (extents, since_ms, rank_ms) = (from.trace_extents, from.since_start_ms, from.rank_ms);
-        self.adopt_trace(&mut s, Trace { extents, since_ms, rank_ms });
-        let mut came = Inherited::default();
-        let (mut theirs, mut ours) = (empty_page(), empty_page());
-        for (index, bytes) in pages {
-            let id = PageId { volume: source, extent: self.geometry.extent, index };
-            match decode_page(&id, &bytes, &mut theirs) {
-                Ok(head) if index < s.file.pages() => {
-                    self.load(&mut s, index, &mut ours)?;
-                    if enter_trace(&mut ours, &mut theirs, head, from.cold_starts) {
-                        self.store(&mut s, index, &ours)?;
-                    }
-                    came.pages += 1;
-                }
-                _ => came.damaged += 1,
+    /// What the newest cold start demanded, everything folded: what is kept of a drill that is thrown away. Bounded: of a
+    /// start that read more than a drill may hold, the first part.
+    pub fn demanded(&self) -> Result<Demanded> {
+        let summary = self.summary();
+        let mut demanded = Demanded::default();
+        self.visit(&mut |extent, facts| {
+            if let Some(rank) = facts.rank().filter(|r| *r < LATE) {
+                demanded.ranks[usize::from(rank)].1.push(extent);
             }
+        })?;
+        let mut left = EXTENTS_MAX as usize;
+        for ((ms, extents), rank_ms) in demanded.ranks.iter_mut().zip(summary.rank_ms) {
+            *ms = rank_ms;
+            extents.truncate(left);
+            left -= extents.len();
         }
-        self.put_summary(&mut s)?;
-        Ok(came)
+        Ok(demanded)
+    }
+    /// Takes in what the start of drill `number` demanded as the newest cold start of this volume; our set becomes the set
+    /// before. Counts of a drill are not usage of production and stay behind.
+    pub fn merge_drill(&self, number: u64, demanded: &Demanded) -> Result<()> {
+        self.adopt_trace(&mut self.state(), number, demanded.trace());
+        self.enter_all(demanded, |facts, rank| facts.enter(rank))
+    }
+    /// The same on a volume that is being restored, whose guest's own start is newer still: into the set before.
+    pub fn know_drill(&self, number: u64, demanded: &Demanded) -> Result<()> {
+        {
+            let mut s = self.state();
+            s.summary.drill = s.summary.drill.max(number);
+        }
+        self.enter_all(demanded, |facts, rank| facts.enter_before(rank))
+    }
+    /// A page at a time is locked: the guest is served meanwhile.
+    fn enter_all(&self, demanded: &Demanded, enter: impl Fn(&mut Facts, u8)) -> Result<()> {
+        let inside = |(extent, _): &(u64, u8)| *extent < self.geometry.extents();
+        let mut all: Vec<(u64, u8)> = demanded.in_order().filter(inside).collect();
+        all.sort_unstable();
+        let mut facts = empty_page();
+        for page in all.chunk_by(|a, b| a.0 / PAGE_EXTENTS as u64 == b.0 / PAGE_EXTENTS as u64) {
+            let index = page[0].0 / PAGE_EXTENTS as u64;
+            let mut s = self.state();
+            self.load(&mut s, index, &mut facts)?;
+            page.iter().for_each(|(e, rank)| enter(&mut facts[*e as usize % PAGE_EXTENTS], *rank));
+            self.store(&mut s, index, &facts)?;
+        }
+        self.put_summary(&mut self.state())
     }
 
     /// Takes operations of another tool's trace as if they had just been served; give them in order of time. `clock` keeps
@@ -154,18 +173,4 @@ fn steps(ms: u64) -> impl Iterator<Item = u64> {
     let whole = ms / TICK_MS;
     // After a day of pause the rest changes nothing that anyone could tell.
     std::iter::repeat_n(TICK_MS, whole.min(8640) as usize).chain([ms % TICK_MS])
-}
-
-/// Copies the ranks of their newest start; true: something changed.
-fn enter_trace(ours: &mut PageFacts, theirs: &mut PageFacts, head: PageHead, cold_starts: u32) -> bool {
-    let mut changed = false;
-    for (our, their) in ours.iter_mut().zip(theirs.iter_mut()) {
-        their.age(head.cold_starts, cold_starts);
-        if let Some(rank) = their.rank() {
-            let before: Facts = *our;
-            our.enter(rank);
-            changed |= *our != before;
-        }
-    }
-    changed
 }

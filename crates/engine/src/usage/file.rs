@@ -10,8 +10,8 @@
 
 use rekindle_core::bytes::is_zero;
 use rekindle_core::usage::{
-    PAGE_BYTES_MAX, PAGE_HEAD_BYTES, PageFacts, PageHead, PageId, SUMMARY_BYTES, Summary, decode_page,
-    encode_page, page_len, page_stamp,
+    PAGE_BYTES_MAX, PAGE_HEAD_BYTES, PageFacts, PageHead, PageId, SUMMARY_BYTES, SUMMARY_BYTES_1, Summary,
+    decode_page, encode_page, page_len, page_stamp,
 };
 use rekindle_core::volume::{ExtentBytes, Uuid};
 use rekindle_io::Result;
@@ -59,7 +59,10 @@ impl FactsFile {
         for turn in 0..2 {
             let mut bytes = [0; SUMMARY_BYTES];
             self.file.read_at(turn * SUMMARY_SLOT, &mut bytes)?;
-            let Ok(s) = Summary::decode(self.volume, &bytes) else { continue };
+            let versions = [&bytes[..], &bytes[..SUMMARY_BYTES_1]];
+            let Some(s) = versions.iter().find_map(|b| Summary::decode(self.volume, b).ok()) else {
+                continue;
+            };
             if newest.is_none_or(|n| n.stamp < s.stamp) {
                 (newest, self.turn) = (Some(s), 1 - turn);
             }

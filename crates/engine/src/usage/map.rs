@@ -252,7 +252,11 @@ impl UsageMap {
         // would push the good set out.
         let told = s.summary.cold_starts > 0 && s.trace.since_ms < QUIET_MS;
         if self.started_cold.swap(false, Relaxed) && !told {
-            begin_trace(s);
+            match s.untouched {
+                // Told long ago (a restore), and nobody came until now: that start is this one, its set is still empty.
+                true => s.trace = Trace::default(),
+                false => begin_trace(s),
+            }
         }
         for extent in self.touches.take_entered() {
             if s.ranked.len() >= RANKED_MAX {
@@ -380,9 +384,10 @@ impl UsageMap {
         self.armed.store(true, Relaxed);
     }
     /// Takes over the trace of another start of this very data (a drill): see `exchange`.
-    pub(super) fn adopt_trace(&self, s: &mut State, trace: Trace) {
+    pub(super) fn adopt_trace(&self, s: &mut State, number: u64, trace: Trace) {
         self.cold_start_in(s);
-        s.trace = Trace { since_ms: TRACE_MS, ..trace };
+        s.trace = trace;
+        s.summary.drill = number;
         self.touches.set_tracing(false);
     }
     /// Goes on with another map's time; a restore is a cold start, so a new trace begins.
@@ -390,7 +395,7 @@ impl UsageMap {
         let own = s.summary;
         let cold_starts = from.cold_starts.max(own.cold_starts);
         let tick = from.tick.saturating_add(own.tick);
-        s.summary = Summary { cold_starts, tick, ..own };
+        s.summary = Summary { cold_starts, tick, drill: own.drill.max(from.drill), ..own };
         self.watch().detector.told();
         self.armed.store(false, Relaxed);
         self.touches.clear_read();

@@ -237,14 +237,49 @@ fn a_drill_gives_its_trace_and_not_its_counts() {
     let drill = World::new(3000);
     drill.map.cold_start();
     [900, 3, 901].iter().for_each(|e| drill.read(*e));
-    let (snapshot, stored) = pages(&drill.map, None);
-    w.map.merge_trace(VOLUME, &snapshot.summary, &mut stored.into_iter()).unwrap();
+    drill.write(700);
+    let demanded = drill.map.demanded().unwrap();
+    assert_eq!(demanded.in_order().map(|(e, _)| e).collect::<Vec<_>>(), [3, 900, 901], "reads alone");
+    w.map.merge_drill(1, &demanded).unwrap();
     w.read(40);
     let f = w.facts();
     assert_eq!((f[&900].rank(), f[&900].reads), (Some(0), 0));
     assert_eq!((f[&3].rank(), f[&3].reads), (Some(0), 1));
     assert_eq!((f[&40].rank(), f[&40].rank_before()), (Some(LATE), Some(2)));
     assert_eq!(w.map.hot_list(Order::Auto, &[], 4).unwrap()[..3], [3, 900, 901]);
+    assert_eq!((w.map.summary().drill, w.map.summary().trace_extents), (1, 4));
+    w.map.close().unwrap();
+    w.reopen();
+    assert_eq!(w.map.summary().drill, 1, "it is not taken in twice");
+    // A restore inherits that, and knows of a newer drill as of the start before its own.
+    let (snapshot, stored) = pages(&w.map, None);
+    let target = World::new(3000);
+    target.map.inherit(VOLUME, &snapshot.summary, &mut stored.into_iter()).unwrap();
+    target.read(901);
+    let mut beyond = demanded.clone();
+    beyond.ranks[1] = (7, vec![40, 2999, 3000, 1 << 40]);
+    target.map.know_drill(9, &beyond).unwrap();
+    let f = target.facts();
+    assert_eq!((f[&40].rank_before(), f[&2999].rank_before(), f.len()), (Some(1), Some(1), 53));
+    assert_eq!((f[&901].rank(), f[&901].rank_before(), f[&900].rank()), (Some(0), Some(0), None));
+    assert_eq!(target.map.summary().drill, 9);
+}
+
+#[test]
+fn a_guest_that_comes_late_to_a_restore_takes_no_set_away() {
+    let w = World::new(3000);
+    (0..50).for_each(|e| w.read(e));
+    let (snapshot, stored) = pages(&w.map, None);
+    let mut target = World::new(3000);
+    target.map.inherit(VOLUME, &snapshot.summary, &mut stored.into_iter()).unwrap();
+    target.map.expect_cold_start();
+    target.serve(120_000);
+    target.map.read(ByteRange::new(0, 4096));
+    target.read(77);
+    target.serve(1_000);
+    let f = target.facts();
+    assert_eq!((f[&7].rank_before(), f[&0].rank(), f[&77].rank()), (Some(0), Some(0), Some(0)));
+    assert!(target.map.summary().since_start_ms < 10_000, "the start is counted from when it was");
 }
 
 #[test]

@@ -270,6 +270,46 @@ fn usage_travels_with_snapshots_and_only_its_changes_are_written() {
 }
 
 #[test]
+fn the_newest_drill_enters_the_map_once_and_a_damaged_one_is_a_warning() {
+    let (place, mut v) = (place(), written(&[1, 2, 3, 40]));
+    let map = UsageMap::open(&*MemDir::new(), "usage", DATA, v[0].geometry).unwrap();
+    let touch = |e: u64| map.read(ByteRange::new(e * EXTENT as u64, 4096));
+    [40, 3].into_iter().for_each(touch);
+    let with_map = |time| BackupOptions { usage: vec![(DATA, map.clone())], ..options(time, 2) };
+    let mut back_up = |time| {
+        let report = run(&Moment::of(&mut v), &place.repo, &with_map(time), &Unwatched).unwrap();
+        (place.repo.snapshot_of(report.snapshot), report.warnings)
+    };
+    let drill = |extents: &[u64], extent| {
+        let mut demanded = rekindle_core::usage::Demanded::default();
+        demanded.ranks[0] = (9, extents.to_vec());
+        let (snapshot, token) = (Uuid([2; 16]), rekindle_io::random::uuid());
+        crate::repository::Drill { snapshot, host: String::new(), time_ns: 3, extent, demanded, token }
+    };
+    let (first, _) = back_up(1);
+    place.repo.keep_drill(DATA, 0, &drill(&[2, 9], map.geometry().extent)).unwrap();
+    let new = |s: &Snapshot| StoredUsage::new(s, DATA).newest_drill(&place.repo, DATA).unwrap().map(|d| d.0);
+    assert_eq!(new(&first), Some(1), "the next restore has it, though the snapshot is older");
+    let (second, warnings) = back_up(2);
+    assert_eq!((new(&second), warnings), (None, vec![]), "the snapshot has it");
+    let hot = StoredUsage::new(&second, DATA).hot_list().unwrap();
+    assert_eq!((&hot[..2], hot.contains(&40)), (&[2, 9][..], true), "{hot:?}");
+    touch(40);
+    let starts = map.summary().cold_starts;
+    back_up(3);
+    assert_eq!(map.summary().cold_starts, starts, "once");
+    // In other units, then not to be read at all.
+    place.repo.keep_drill(DATA, 0, &drill(&[5], rekindle_core::volume::ExtentBytes::DEFAULT)).unwrap();
+    let (third, warnings) = back_up(4);
+    assert_eq!((new(&third), warnings), (None, vec![]));
+    let name = rekindle_core::repo::names::drills(DATA) + &rekindle_core::repo::names::number(3);
+    place.store.put_new(&name, &[b"junk"]).unwrap();
+    let (_, warnings) = back_up(5);
+    assert!(warnings.len() == 1 && warnings[0].contains("drill"), "{warnings:?}");
+    assert_eq!(map.summary().cold_starts, starts);
+}
+
+#[test]
 fn what_was_uploaded_by_a_failed_backup_does_no_harm() {
     let (place, mut v) = (place(), written(&[1, 2, 3]));
     let count = AtomicUsize::new(0);

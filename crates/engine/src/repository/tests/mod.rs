@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod drills;
 mod kit;
 mod model;
 mod protocol;
