@@ -5,7 +5,7 @@ PostgreSQL runs on a served disk under a skewed load, in a guest whose cache is 
 is then started cold elsewhere, on a server that only records requests, under the same kind of load: what it read is what a
 restore must bring. Judged is the order in which an idle fill of the snapshot copies: of the extents demanded, how many lie
 within the first 1.25 (and 1.1) times their number. Fresh: the map of the first minute. Aged: the load went on long after.
-After a drill: the same moment was restored to a throw-away file and the application started on it; its trace joined. Root.
+After a drill: the same moment was restored to a throw-away file, the application started on it, and all of it discarded. Root.
 """
 
 import argparse
@@ -52,7 +52,7 @@ class Study:
         self.rekindle("restore", "shop@latest", "--to", self.moment, timeout=600)
 
     def drill(self, seed):
-        """The application on a throw-away restore of the moment; what it touched is kept as the set `drill`."""
+        """The application on a throw-away restore of the moment; what its start read stays with the volume."""
         world, target = Rekindle(self.stage, world="2"), self.stage.path / "throwaway.raw"
         where = self.stage.path / "drill.sock"
         server = world.start("drill", "restore", "shop@latest", "--as", "drill", "--to", target, "--listen",
@@ -60,7 +60,6 @@ class Study:
         until(where.exists, "the drill")
         guest = self.live(f"nbd+unix:///drill?socket={where}", self.args.load, seed)
         self.leave(*guest)
-        world("backup", "drill", timeout=600)
         world("discard", "drill", "--yes", "drill")
         server.child.wait(60)
         target.unlink(missing_ok=True)
@@ -120,7 +119,7 @@ def main():
                 sizes.append((name, asked, stored))
                 if name == "aged":
                     study.drill(10 * turn + 3)
-                    drilled = study.judge(wanted, ("auto", "trace"), "--drill", "drill")[2]
+                    drilled = study.judge(wanted, ("auto", "trace"), "--drill")[2]
                     shares |= {f"{by}, after a drill": share for by, share in drilled.items()}
                 for by, share in shares.items():
                     found.setdefault((name, by), []).append(share)
@@ -137,8 +136,7 @@ def main():
            f"{args.kind} with 4 clients; the guest's cache is 32 MB of shared_buffers, its page cache of the database is "
            f"dropped twice a second (no memory cgroup) and nothing below it caches. Backups after {args.fresh} s and "
            f"{args.aged} s more, each with a cold start in front; the judged restart runs {args.load} s "
-           f"with other random numbers; a drill as long. The drill's trace goes before what the map names: no verb "
-           f"does that yet. Demanded, of those that hold data: {demands}. {args.rounds} rounds.\n\n{targets}\n"
+           f"with other random numbers; a drill as long, which is discarded. Demanded, of those that hold data: {demands}. {args.rounds} rounds.\n\n{targets}\n"
            + table(["map, order", "% within 1.25 x", "% within 1.1 x"], rows), args.out)
 
 

@@ -81,9 +81,9 @@ enum Verb {
         /// Or `set`: what the last cold start touched, from the first extent to the last
         #[arg(default_value = "auto")]
         order: String,
-        /// What this set's newest snapshot, of a drill of shop, last touched comes first
+        /// What the newest drill read comes first
         #[arg(long)]
-        drill: Option<String>,
+        drill: bool,
     },
     /// Follow the restore of shop, beside what a linear copy would have brought by then
     Beside { repo: PathBuf, key: PathBuf },
@@ -315,7 +315,7 @@ fn main() -> ExitCode {
         Verb::StoreServer { repo, address, delay_ms } => {
             fill::store_server(&repo, &address, Duration::from_secs_f64(delay_ms / 1000.0))
         }
-        Verb::Order { repo, key, order, drill } => order::print(&repo, &key, &order, drill.as_deref()),
+        Verb::Order { repo, key, order, drill } => order::print(&repo, &key, &order, drill),
         Verb::Beside { repo, key } => order::beside(&repo, &key),
         Verb::Blast { address } => fill::blast(&address),
         Verb::Fill(args) => fill_link(&args),

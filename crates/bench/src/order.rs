@@ -14,18 +14,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The newest snapshot of a set, its first volume, and the extents of it that hold data, ascending.
-fn newest(repo: &Path, key: &Path, set: &str) -> Result<(Snapshot, VolumeRecord, Vec<u64>)> {
+/// The newest snapshot of `shop`, its first volume, and the extents of it that hold data, ascending.
+fn newest(repo: &Path, key: &Path) -> Result<(Repository, Snapshot, VolumeRecord, Vec<u64>)> {
     let credential = Credential::KeyFile(Secret::new(std::fs::read(key)?));
     let repository = Repository::open(DirStore::open(repo)?, Some(&credential))?;
-    let snapshot = repository.snapshot(set, &Which::Latest)?;
+    let snapshot = repository.snapshot("shop", &Which::Latest)?;
     let record = snapshot.volumes().first().ok_or("a set without volumes")?.clone();
     let mut stored = Vec::new();
     snapshot.holder(&record.name)?.for_each_stored(&mut |extent, _| {
         stored.push(extent);
         Ok(())
     })?;
-    Ok((snapshot, record, stored))
+    Ok((repository, snapshot, record, stored))
 }
 
 /// The usage map that came with a snapshot, open in a folder of its own.
@@ -34,17 +34,6 @@ fn usage(snapshot: &Snapshot, record: &VolumeRecord, folder: &Path) -> Result<Ar
     let map = UsageMap::open(&*files, "usage", Uuid([1; 16]), record.geometry)?;
     StoredUsage::new(snapshot, record.uuid).inherit(&map, record.uuid)?;
     Ok(map)
-}
-
-/// What the drill of set `set` touched, by rank: the newest cold start there is of this data.
-fn drilled(repo: &Path, key: &Path, set: &str) -> Result<Vec<u64>> {
-    let (snapshot, record, _) = newest(repo, key, set)?;
-    let mut ranked = Vec::new();
-    StoredUsage::new(&snapshot, record.uuid).visit(record.uuid, &mut |extent, facts| {
-        ranked.extend(facts.rank().map(|rank| (rank, extent)));
-    })?;
-    ranked.sort_unstable();
-    Ok(ranked.into_iter().map(|(_, extent)| extent).collect())
 }
 
 /// Extents of the newest cold start's set, then of the one before, ascending: what was touched, not when.
@@ -60,8 +49,9 @@ fn touched(map: &UsageMap) -> Result<Vec<u64>> {
 }
 
 /// Prints the extents of `shop@latest` that hold data, first copied first, one a line: no demand reads, no neighbours.
-pub fn print(repo: &Path, key: &Path, order: &str, drill: Option<&str>) -> Result<()> {
-    let (snapshot, record, stored) = newest(repo, key, "shop")?;
+/// `drill`: with what the newest drill of it demanded in front, as a restore does.
+pub fn print(repo: &Path, key: &Path, order: &str, drill: bool) -> Result<()> {
+    let (repository, snapshot, record, stored) = newest(repo, key)?;
     let folder = tempfile::tempdir()?;
     let map = || usage(&snapshot, &record, folder.path());
     let known = match order.parse::<Order>() {
@@ -71,7 +61,12 @@ pub fn print(repo: &Path, key: &Path, order: &str, drill: Option<&str>) -> Resul
         Ok(Order::Auto) => StoredUsage::new(&snapshot, record.uuid).hot_list()?,
         order => map()?.hot_list(order?, &[], Ranker::LIMIT)?,
     };
-    let mut hot = drill.map_or(Ok(Vec::new()), |set| drilled(repo, key, set))?;
+    let mut hot = Vec::new();
+    if drill {
+        let found = StoredUsage::new(&snapshot, record.uuid).newest_drill(&repository, record.uuid)?;
+        let (_, drill) = found.ok_or("no drill was kept with the volume")?;
+        hot.extend(drill.demanded.in_order().map(|(extent, _)| extent));
+    }
     let named: HashSet<u64> = hot.iter().copied().collect();
     hot.extend(known.into_iter().filter(|extent| !named.contains(extent)));
     let all: HashSet<u64> = stored.iter().copied().collect();
@@ -85,7 +80,7 @@ pub fn print(repo: &Path, key: &Path, order: &str, drill: Option<&str>) -> Resul
 
 /// Of the usage, what share lies in the first extents of a linear copy: `shares[n]` after n of them.
 fn linear_shares(repo: &Path, key: &Path) -> Result<Vec<f64>> {
-    let (snapshot, record, stored) = newest(repo, key, "shop")?;
+    let (_, snapshot, record, stored) = newest(repo, key)?;
     let folder = tempfile::tempdir()?;
     let mut weights = std::collections::HashMap::new();
     usage(&snapshot, &record, folder.path())?.visit(&mut |extent, facts| {

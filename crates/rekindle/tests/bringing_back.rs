@@ -133,6 +133,94 @@ fn killed_and_interrupted_it_goes_on_where_it_was() {
     assert!(read(s.path("new.raw")) == bytes);
 }
 
+/// Which extents of a half-restored file hold data: what the fill brought, both ends aside.
+fn brought(s: &Sandbox) -> Vec<usize> {
+    let bytes = read(s.path("new.raw"));
+    let inner = 16..bytes.len() / 65536 - 16;
+    inner.filter(|e| bytes[e * 65536..(e + 1) * 65536].iter().any(|b| *b != 0)).collect()
+}
+
+#[test]
+fn what_a_drill_read_comes_first_in_the_next_restore() {
+    let s = Sandbox::new();
+    let bytes = lost(&s);
+    let drill = |reads: &[u64]| {
+        let mut r = restore(&s, &["--as", "drill", "--limit", "1kB/s"]);
+        r.says("nbd+unix:///drill");
+        let mut c = client(&s, "drill");
+        reads.iter().for_each(|at| assert!(c.read(*at, 4096).unwrap() == bytes[*at as usize..][..4096]));
+        c.close().unwrap();
+        r
+    };
+    let first_brought = || {
+        let mut r = restore(&s, &["--limit", "400kB/s"]);
+        r.says("nbd+unix");
+        let begun = std::time::Instant::now();
+        while brought(&s).is_empty() {
+            assert!(begun.elapsed().as_secs() < 30, "nothing is brought");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let found = brought(&s);
+        s.ok(&["discard", "db", "--yes", "db"]);
+        r.end();
+        found
+    };
+    let planned = || s.json(&["restore", "db", "--to", "x.raw", "--listen", "unix:x.sock", "-n"]);
+    assert_eq!(planned()["online"]["drills"], serde_json::json!([]));
+    // Nobody came: there is nothing to keep.
+    let mut r = drill(&[]);
+    assert!(!s.ok(&["discard", "drill", "--yes", "drill"]).contains("kept"));
+    r.end();
+    let mut r = drill(&[70 << 16, (65 << 16) + 8192]);
+    let said = s.ok(&["discard", "drill", "--yes", "drill"]);
+    assert!(said.contains("kept      what its guest's start read (128 KiB)"), "{said}");
+    r.end();
+    let plan = planned();
+    assert_eq!(plan["online"]["drills"][0]["bytes"], 2 << 16, "{plan}");
+    let said = s.ok(&["restore", "db", "--to", "x.raw", "--listen", "unix:x.sock", "-n"]);
+    assert!(said.contains("what its guest's start read of db comes first, 128 KiB"), "{said}");
+    let first = first_brought();
+    assert!(first.iter().all(|e| [65, 70].contains(e)), "{first:?}");
+
+    // The newest counts, of an interrupted drill too.
+    let mut r = drill(&[60 << 16]);
+    r.signal(libc::SIGTERM);
+    r.end();
+    let said = s.ok(&["discard", "drill", "--yes", "drill"]);
+    assert!(said.contains("start read (64 KiB)"), "{said}");
+    assert_eq!(first_brought(), [60]);
+    // One that cannot be kept is thrown away all the same.
+    for (at_rest, part) in [(false, "repo/t"), (true, "repo")] {
+        let mut r = drill(&[61 << 16]);
+        if at_rest {
+            r.child.kill().unwrap();
+            r.child.wait().unwrap();
+        }
+        std::fs::rename(s.path(part), s.path("away")).unwrap();
+        std::fs::write(s.path(part), "in the way").unwrap();
+        let said = s.ok(&["discard", "drill", "--yes", "drill"]);
+        assert!(said.contains("not kept") && said.contains("removed"), "{said}");
+        assert_eq!(said.contains("stays in the repository"), at_rest, "{said}");
+        std::fs::remove_file(s.path(part)).unwrap();
+        std::fs::rename(s.path("away"), s.path(part)).unwrap();
+        r.end();
+        assert!(!s.path("new.raw").exists());
+    }
+    assert_eq!(planned()["online"]["drills"][0]["bytes"], 1 << 16);
+    // Damage costs the order, nothing else.
+    let folder = std::fs::read_dir(s.path("repo/t")).unwrap().next().unwrap().unwrap().path();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        std::fs::write(entry.unwrap().path(), "junk").unwrap();
+    }
+    assert_eq!(planned()["online"]["drills"], serde_json::json!([]));
+    let mut r = restore(&s, &[]);
+    r.says("nbd+unix");
+    s.ok(&["wait", "db", "--for=verified", "--timeout", "60s"]);
+    assert!(whole(&mut client(&s, "db")) == bytes);
+    r.signal(libc::SIGTERM);
+    r.end();
+}
+
 #[test]
 fn serve_goes_on_with_an_interrupted_restore() {
     let s = Sandbox::new();

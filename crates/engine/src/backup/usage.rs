@@ -97,7 +97,12 @@ impl<'a> Stored<'a> {
         let found = repo.newest_drill(volume, known)?;
         let record = self.snapshot.volumes().iter().find(|v| v.uuid == volume);
         // In other units it says nothing.
-        Ok(found.filter(|(_, d)| record.is_some_and(|v| v.geometry.extent == d.extent)))
+        let Some(v) = record else { return Ok(None) };
+        Ok(found.filter(|(_, d)| v.geometry.extent == d.extent).map(|(number, mut drill)| {
+            let extents = v.geometry.extents();
+            drill.demanded.ranks.iter_mut().for_each(|(_, rank)| rank.retain(|e| *e < extents));
+            (number, drill)
+        }))
     }
     /// Lets `map` (new, not yet served) go on with this usage. Pages that cannot be read count as damaged. `Kind::Gone`
     /// if no map was stored.

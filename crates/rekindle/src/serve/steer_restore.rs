@@ -149,9 +149,8 @@ impl Steering {
         let r = self.restoring()?;
         self.set.backups.cancel();
         self.shared.exports.hide(&self.set);
-        let removed = r.discard()?;
         let mut text = vec![format!("discarded {}", r.name)];
-        text.extend(removed.iter().map(|p| format!("removed   {}", p.display())));
+        text.extend(r.discard()?);
         self.set.discarded();
         if self.shared.sets.len() == 1 {
             self.shared.asked.stop();

@@ -3,6 +3,7 @@
 pub mod bar;
 pub mod curve;
 pub mod damage;
+pub mod drill;
 pub mod snapshot;
 pub mod status;
 pub mod svg;

@@ -1,5 +1,6 @@
 //! Usage of one volume, measured: as JSON, as lines, as a picture.
 
+use super::drill::DrillReport;
 use super::svg::{Drawing, render};
 use super::{bar, curve, words};
 use rekindle_core::usage::{Coverage, Facts, Order, RATE_HALF_LIFE_TICKS, SCORE_HALF_LIFE_TICKS, Summary};
@@ -36,6 +37,9 @@ pub struct UsageReport {
     pub curve: Vec<UsagePoint>,
     /// In powers of two of the measure (for `trace` by rank), smallest first.
     pub histogram: Vec<UsageBar>,
+    /// The newest drill of the volume, if the map does not have it yet; of a moment only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drill: Option<DrillReport>,
 }
 
 /// A point of the coverage curve.
@@ -120,6 +124,7 @@ impl UsageReport {
                 .iter()
                 .map(|b| UsageBar { from: b.from, to: b.to, extents: b.extents, share: b.share })
                 .collect(),
+            drill: None,
         }
     }
     fn points(&self) -> Vec<curve::Point> {
@@ -144,6 +149,7 @@ impl UsageReport {
                 words::bytes(self.trace_bytes)
             ),
         });
+        lines.extend(self.drill.iter().map(DrillReport::line));
         if self.used_bytes == 0 {
             return lines;
         }

@@ -53,11 +53,16 @@ fn at_rest(args: &DiscardArgs, out: Out) -> Outcome<u8> {
     }
     let given = Access::given(&args.repo)?.filter(|a| a.place == found.app.repository);
     let own = Access { place: found.app.repository.clone(), source: source(&args.repo)? };
-    let repository = given.unwrap_or(own).open()?;
+    let repository = given.unwrap_or(own).open();
+    // What is half restored here is not needed by anybody, wherever its repository is. A wrong password is typed again.
+    if let Err(f) = &repository
+        && !matches!(f.exit, Exit::NoRepository | Exit::Unreachable)
+    {
+        return Err(f.clone());
+    }
     let _lock = OwnerLock::take(&args.name, "discard", &found.destinations())?;
-    let removed = restoring::discard_at_rest(&found, &place, &repository)?;
     let mut text = vec![format!("discarded {}", args.name)];
-    text.extend(removed.iter().map(|p| format!("removed   {}", p.display())));
+    text.extend(restoring::discard_at_rest(&found, &place, repository)?);
     let name = args.name.clone();
     steer::tell(&Summary { verb: "discard".into(), name, text, ..Summary::default() }, out);
     Ok(0)

@@ -7,6 +7,7 @@ use crate::moments;
 use crate::out::Out;
 use crate::serve::control::{Message, Request, follow};
 use crate::serve::owner;
+use crate::show::drill::DrillReport;
 use crate::show::usage::{UsageReport, UsageRow};
 use rekindle_core::usage::{Coverage, Order};
 use rekindle_engine::backup::StoredUsage;
@@ -93,10 +94,14 @@ fn stored(
     named: &rekindle_core::moment::Named,
     rows: &mut Rows,
 ) -> Outcome<Vec<UsageReport>> {
-    let (_, snapshot) = moment::open(&args.repo, &args.moment)?;
+    let (repository, snapshot) = moment::open(&args.repo, &args.moment)?;
     let mut reports = Vec::new();
     for v in moment::volumes(&snapshot, named)? {
-        reports.push(one(&snapshot, v, order(args.by), rows)?);
+        let drill = StoredUsage::new(&snapshot, v.uuid).newest_drill(&repository, v.uuid);
+        let drill = drill.inspect_err(|e| tracing::warn!("the newest drill of {} is not known: {e}", v.name));
+        let report = one(&snapshot, v, order(args.by), rows)?;
+        let drill = drill.ok().flatten().map(|(_, d)| DrillReport::new(&v.name, &d));
+        reports.push(UsageReport { drill, ..report });
     }
     Ok(reports)
 }

@@ -3,6 +3,7 @@
 
 mod adopt;
 mod begin;
+mod drill;
 mod left_over;
 mod settle;
 mod state;

@@ -2,6 +2,7 @@
 
 use super::Restoring;
 use super::adopt::Adopting;
+use super::drill::{self, Started};
 use super::state::{App, Found, StatePlace};
 use crate::dest;
 use crate::errors::{Exit, Failure, Outcome};
@@ -48,15 +49,21 @@ impl Restoring {
         Ok((live, summary))
     }
     /// Throws it away: nothing is served any more. Files it made are removed; a device keeps a label that says what it was.
-    pub fn discard(&self) -> Outcome<Vec<PathBuf>> {
+    /// What its guest's start demanded is kept with the volume. Gives what there is to say, a line each.
+    pub fn discard(&self) -> Outcome<Vec<String>> {
         let plan = self.set.plan();
         // Refused while it still goes on.
         let files = removable(&*self.dir, &self.app, &plan, |i| Ok(self.volumes[i].block.clone()))?;
         self.end_threads();
         self.set.stop().map_err(|e| self.cannot("stop", &e))?;
+        let sources = self.volumes.iter().zip(&self.app.source_volumes);
+        let started = sources.filter_map(|(v, s)| Some(Started::of(v.usage.map()?, &self.snapshot, s)));
+        let started = started.collect();
         throw_away(&*self.dir, &self.state, &files, &self.destinations())?;
+        let mut text = removed(&self.app);
+        text.extend(drill::keep(&self.repository, started));
         self.release();
-        Ok(self.app.made.clone())
+        Ok(text)
     }
     fn release(&self) {
         release(&self.repository, &self.app);
@@ -69,15 +76,38 @@ impl Restoring {
     }
 }
 
-/// Throws away a restore that no process serves. The repository is needed to let the snapshot go.
-pub fn discard_at_rest(found: &Found, place: &StatePlace, repository: &Repository) -> Outcome<Vec<PathBuf>> {
+fn removed(app: &App) -> Vec<String> {
+    app.made.iter().map(|p| format!("removed   {}", p.display())).collect()
+}
+
+/// Throws away a restore that no process serves; what there is to say. The repository lets the snapshot go and keeps what
+/// the guest's start demanded; with it away neither is done, and both are said.
+pub fn discard_at_rest(
+    found: &Found,
+    place: &StatePlace,
+    repository: Outcome<Repository>,
+) -> Outcome<Vec<String>> {
     let dir = place.open()?;
     let volumes = &found.plan.volumes;
     let open = |i: usize| dest::open(Path::new(&volumes[i].destination), true, Some(volumes[i].blocks.0));
     let files = removable(&*dir, &found.app, &found.plan, open)?;
+    let started = repository.as_ref().map_or(Vec::new(), |r| drill::at_rest(found, r));
     throw_away(&*dir, place, &files, &found.destinations())?;
-    release(repository, &found.app);
-    Ok(found.app.made.clone())
+    let mut text = removed(&found.app);
+    match repository {
+        Ok(repository) => {
+            text.extend(drill::keep(&repository, started));
+            release(&repository, &found.app);
+        }
+        Err(away) => {
+            text.push(drill::not_kept(&away));
+            text.push(format!(
+                "held      {} stays in the repository for it: hold {}",
+                found.app.snapshot, found.app.hold
+            ));
+        }
+    }
+    Ok(text)
 }
 
 /// The files a restore made, as far as they are there. What took the place of one of them is somebody's: refused.

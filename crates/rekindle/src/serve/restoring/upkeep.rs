@@ -7,6 +7,7 @@ use rekindle_core::hydrate::Online;
 use rekindle_core::usage::{Order, Ranker};
 use rekindle_core::volume::Uuid;
 use rekindle_engine::backup::StoredUsage;
+use rekindle_engine::repository::Drill;
 use rekindle_engine::restore::{Fill, FillOptions, FillVolume, FreeSpace, RestoreState, Step, Verifier};
 use rekindle_engine::usage::{Opened, UsageMap};
 use rekindle_io::Kind;
@@ -96,7 +97,8 @@ impl Restoring {
     fn volume(&self, i: usize) -> FillVolume {
         let linear = self.wishes().order == Order::Linear;
         let usual = FillVolume { linear, ..FillVolume::default() };
-        let map = match self.open_map(i) {
+        let drill = self.drill(i);
+        let map = match self.open_map(i, drill.as_ref()) {
             Ok(map) => map,
             Err(e) => {
                 tracing::warn!("usage of {} is not counted: {e}", self.volumes[i].name);
@@ -104,7 +106,7 @@ impl Restoring {
                 return usual;
             }
         };
-        let hot = match self.hot(i, &map) {
+        let hot = match self.hot(i, &map, drill.as_ref()) {
             Ok(hot) => hot,
             Err(e) => {
                 tracing::warn!("{} is filled in the repository's order: {e}", self.volumes[i].name);
@@ -117,7 +119,17 @@ impl Restoring {
         let name = self.app.source_volumes.get(i)?;
         self.snapshot.volume(name).ok().map(|v| v.uuid)
     }
-    fn open_map(&self, i: usize) -> rekindle_io::Result<Arc<UsageMap>> {
+    /// The newest drill of the volume that the snapshot's map does not know, and its number.
+    fn drill(&self, i: usize) -> Option<(u64, Drill)> {
+        let source = self.source(i)?;
+        let found = StoredUsage::new(&self.snapshot, source).newest_drill(&self.repository, source);
+        let name = &self.volumes[i].name;
+        found
+            .inspect(|d| tracing::info!(name, drill = d.as_ref().map(|d| d.0), "newest drill"))
+            .inspect_err(|e| tracing::warn!("what the newest drill of {name} demanded is not known: {e}"))
+            .ok()?
+    }
+    fn open_map(&self, i: usize, drill: Option<&(u64, Drill)>) -> rekindle_io::Result<Arc<UsageMap>> {
         let volume = &self.volumes[i];
         let plan = self.set.plan();
         let uuid = plan.volumes[i].volume()?;
@@ -135,14 +147,23 @@ impl Restoring {
                     Err(e) => tracing::info!(volume.name, "no usage inherited: {e}"),
                 }
             }
+            if let Some((number, drill)) = drill {
+                map.know_drill(*number, &drill.demanded)?;
+            }
             // A restore is a cold start of the guest, on this very data.
             map.expect_cold_start();
         }
         Ok(map)
     }
-    /// Extents in restore order, with their weights.
-    fn hot(&self, i: usize, map: &UsageMap) -> rekindle_io::Result<Vec<(u64, u8)>> {
-        let stored = match (self.wishes().order, self.source(i)) {
+    /// Extents in restore order, with their weights. What the newest drill demanded comes before what the snapshot names.
+    fn hot(
+        &self,
+        i: usize,
+        map: &UsageMap,
+        drill: Option<&(u64, Drill)>,
+    ) -> rekindle_io::Result<Vec<(u64, u8)>> {
+        let wished = self.wishes().order;
+        let stored = match (wished, self.source(i)) {
             (Order::Auto, Some(source)) => {
                 StoredUsage::new(&self.snapshot, source).hot_list().unwrap_or_else(|e| {
                     tracing::warn!("the hot list of {} is not used: {e}", self.volumes[i].name);
@@ -151,14 +172,18 @@ impl Restoring {
             }
             _ => Vec::new(),
         };
-        let order =
-            if stored.is_empty() { map.hot_list(self.wishes().order, &[], Ranker::LIMIT)? } else { stored };
-        let mut weights: HashMap<u64, u8> = order.iter().map(|e| (*e, 0)).collect();
+        let order = if stored.is_empty() { map.hot_list(wished, &[], Ranker::LIMIT)? } else { stored };
+        let drill = drill.filter(|_| matches!(wished, Order::Auto | Order::Trace));
+        let drilled: Vec<u64> =
+            drill.map_or(Vec::new(), |(_, d)| d.demanded.in_order().map(|(e, _)| e).collect());
+        let mut weights: HashMap<u64, u8> = order.iter().chain(&drilled).map(|e| (*e, 0)).collect();
         map.visit(&mut |extent, facts| {
             if let Some(w) = weights.get_mut(&extent) {
                 *w = u8::try_from(facts.weight()).unwrap_or(u8::MAX);
             }
         })?;
-        Ok(order.into_iter().map(|e| (e, weights.get(&e).copied().unwrap_or(0))).collect())
+        // Each once, where it is named first.
+        let listed = drilled.into_iter().chain(order);
+        Ok(listed.filter_map(|e| weights.remove(&e).map(|w| (e, w))).collect())
     }
 }

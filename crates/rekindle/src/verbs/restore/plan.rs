@@ -1,10 +1,11 @@
 //! What a restore would do, and how long it would take: opened first, printed by `-n`, then performed.
 
-use crate::cli::RestoreArgs;
+use crate::cli::{OrderArg, RestoreArgs};
 use crate::dest::{Dest, Found};
 use crate::errors::{Failure, Outcome};
 use crate::out::Out;
 use crate::serve::restoring::{StatePlace, is_left_over};
+use crate::show::drill::DrillReport;
 use crate::show::words;
 use crate::space::Space;
 use crate::units;
@@ -173,6 +174,8 @@ pub struct Online {
     misses_60_s: u64,
     /// Where write log and state would lie; part of the volume until settled.
     state_place: String,
+    /// The newest drill of each volume that has one which the usage map of the moment does not have yet.
+    drills: Vec<DrillReport>,
 }
 
 /// One destination of a plan.
@@ -236,6 +239,7 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     let time = |s: f64| words::duration(Duration::from_secs_f64(s.clamp(0.0, 1e9)));
     let mut forecast = format!("forecast  at {}: ", words::rate(rate));
     if let Some(o) = &plan.online {
+        o.drills.iter().for_each(|d| out.line(d.line()));
         out.line(format!("state     {} (part of the volume until settled)", o.state_place));
         forecast.push_str(&format!(
             "online {}, 50 % of I/O local {}, 90 % {}, 99 % {}, ",
@@ -299,10 +303,18 @@ fn plan(opened: &Opened, fetch: u64, write: u64, rate: f64) -> Plan {
 
 /// From the usage kept with the snapshot; without any, every extent weighs the same.
 fn online(args: &RestoreArgs, set: &str, opened: &Opened, plan: &Plan) -> Outcome<Online> {
-    let mut steps = Vec::new();
+    let (mut steps, mut drills) = (Vec::new(), Vec::new());
     for v in &opened.volumes {
         let usage = StoredUsage::new(&opened.snapshot, v.uuid);
-        let summary = usage.summary().ok().flatten().and_then(|s| Summary::decode(v.uuid, &s).ok());
+        let mut summary = usage.summary().ok().flatten().and_then(|s| Summary::decode(v.uuid, &s).ok());
+        let wanted = matches!(args.order, None | Some(OrderArg::Auto | OrderArg::Trace));
+        // One that cannot be read brings nothing first.
+        if let (true, Ok(Some((_, drill)))) = (wanted, usage.newest_drill(&opened.repository, v.uuid)) {
+            let trace = drill.demanded.trace();
+            let known = summary.unwrap_or_default();
+            summary = Some(Summary { trace_extents: trace.extents, rank_ms: trace.rank_ms, ..known });
+            drills.push(DrillReport::new(&v.name, &drill));
+        }
         let hot = usage.hot_list().map_or(0, |h| h.len() as u64);
         steps.extend(forecast_steps(summary.as_ref(), hot, v.stored_extents, v.stored_bytes));
     }
@@ -323,6 +335,7 @@ fn online(args: &RestoreArgs, set: &str, opened: &Opened, plan: &Plan) -> Outcom
         local_99_s: f.local[2].1.as_secs_f64(),
         misses_60_s: f.misses[2].1,
         state_place: place.map_or(String::new(), |p| p.path.display().to_string()),
+        drills,
     })
 }
 
