@@ -1,7 +1,8 @@
 //! In which order a restore copies what the usage map knows: the hot list.
 //!
-//! `auto`: the newest cold-start trace by rank, the trace before it by rank, the rest of both sets by score,
-//! what was written, then the caller's hints (changed in the latest snapshots, partition tables, file-system metadata),
+//! `auto`: the newest cold-start trace by rank, the trace before it by rank, the rest of both sets by score, what lies in
+//! the midst of these and was never touched, the fuller its neighbourhood the sooner (one start reads some pages of a table
+//! or an index, the next one others: of what it demands and no start before did, nearly all lies there), what was written, then the caller's hints (changed in the latest snapshots, partition tables, file-system metadata),
 //! then what was only read long ago, by score. Everything else has no place here: fill streams it in the holder's own
 //! cheap order. So the work is proportional to extents with facts, and memory to the limit, never to the volume.
 //!
@@ -81,6 +82,10 @@ impl FromStr for Order {
 }
 
 const HINTED: u64 = 4 << 56;
+/// Behind all of both sets.
+const AMIDST: u64 = 2 << 56 | 1 << 48;
+/// An extent lies amidst the set if of so many extents on either side, together, half are in it.
+const AROUND: u64 = 8;
 
 /// Class, then rank, or score with the most first.
 fn auto_key(f: &Facts) -> Option<u64> {
@@ -139,11 +144,41 @@ impl Ranker {
             }
         }
     }
-    /// An extent that was offered and hinted keeps its better place.
+    /// An extent that has several places keeps the best one, and its weight.
     fn dedup(&mut self) {
-        // What was offered stands before what was only hinted where the keys are the same, for its weight.
-        self.best.sort_unstable_by_key(|&(key, packed)| (packed >> 4, key, !packed & 15));
-        self.best.dedup_by_key(|&mut (_, packed)| packed >> 4);
+        self.best.sort_unstable_by_key(|&(key, packed)| (packed >> 4, key));
+        self.best.dedup_by(|other, first| {
+            let same = other.1 >> 4 == first.1 >> 4;
+            if same {
+                first.1 = first.1.max(other.1);
+            }
+            same
+        });
+    }
+    /// Gives what lies amidst the set its place. Only between the first and the last of the set: what is named exists.
+    fn amidst(&mut self) {
+        self.dedup();
+        let in_set = self.best.iter().filter(|(key, _)| *key < AMIDST);
+        let set: Vec<u64> = in_set.map(|(_, packed)| packed >> 4).collect();
+        let (mut first, mut behind) = (0, 0);
+        for pair in set.windows(2) {
+            let (left, right) = (pair[0], pair[1]);
+            // In a wide gap only its two ends can be near enough.
+            let near = (left + 1).max(right.saturating_sub(AROUND));
+            let ends = (left + 1..right.min(left + 1 + AROUND)).chain(near.max(left + 1 + AROUND)..right);
+            for extent in ends {
+                while set[first] + AROUND < extent {
+                    first += 1;
+                }
+                while behind < set.len() && set[behind] <= extent + AROUND {
+                    behind += 1;
+                }
+                let around = (behind - first) as u64;
+                if around >= AROUND {
+                    self.push(AMIDST + (2 * AROUND - around), extent, 0);
+                }
+            }
+        }
     }
     /// The hot list: extents in restore order, each once.
     pub fn finish(self) -> Vec<u64> {
@@ -151,6 +186,9 @@ impl Ranker {
     }
     /// The hot list with the usage weight of each extent (0: only hinted).
     pub fn finish_weighed(mut self) -> Vec<(u64, u8)> {
+        if self.order == Order::Auto {
+            self.amidst();
+        }
         self.dedup();
         self.best.sort_unstable();
         self.best.truncate(self.limit);
@@ -203,6 +241,24 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_amidst_the_set_follows_it() {
+        // 100 to 139 but for five; 200 to 260 every third; two far apart; one written amidst, read long ago another.
+        let gaps = [110, 111, 112, 120, 125];
+        let mut all: Vec<(u64, Facts)> =
+            (100..140).filter(|e| !gaps.contains(e)).map(|e| (e, ranked(1, 3, e % 2 == 0))).collect();
+        all.extend((200..260).step_by(3).map(|e| (e, ranked(1, LATE, false))));
+        all.extend([(1000, ranked(1, 0, false)), (1004, ranked(1, 0, false)), (125, facts(0, 1, 0))]);
+        all.push((5000, facts(0, 1, 0)));
+        let mut r = Ranker::new(Order::Auto, 1000);
+        all.iter().for_each(|(e, f)| r.offer(*e, f));
+        let listed = r.finish_weighed();
+        let behind: Vec<(u64, u8)> = listed[35 + 20 + 2..].to_vec();
+        let amidst = [(125, 1), (110, 0), (111, 0), (120, 0), (112, 0), (140, 0), (5000, 1)];
+        assert_eq!(behind, amidst, "the fuller the sooner");
+        assert!(!list(Order::Trace, &all, &[]).contains(&110), "auto alone");
+    }
+
+    #[test]
     fn count_rate_and_score_speak_for_themselves() {
         let all = [(1, facts(5, 0, 9_000)), (2, facts(3, 3, 0)), (3, facts(1, 0, 18_000))];
         assert_eq!(list(Order::Count, &all, &[(8, 9)]), [2, 1, 3]);
@@ -227,7 +283,7 @@ mod tests {
         ) {
             let offer = |limit| {
                 let mut r = Ranker::new(Order::Auto, limit);
-                for (i, &(reads, rank, before)) in all.iter().enumerate() {
+                for (i, &(reads, rank, before)) in all.iter().enumerate().filter(|(_, a)| a.0 % 3 > 0) {
                     r.offer(i as u64, &ranked(reads, rank, before));
                     prop_assert!(r.best.len() <= 2 * limit + 1024);
                 }
