@@ -13,6 +13,7 @@ pub mod holder;
 mod image;
 mod latch;
 pub mod logfile;
+mod paced;
 pub mod random;
 pub mod seal;
 pub mod store;

@@ -4,7 +4,7 @@
 use super::error::{RepoError, Result};
 use rekindle_core::repo::object::ObjectKind;
 use rekindle_io::seal::{Keys, Sealer};
-use rekindle_io::store::{Part, Put, Store, StoreExt};
+use rekindle_io::store::{Draft, Part, Put, Store, StoreExt};
 use rekindle_io::{Error, Kind};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -27,31 +27,51 @@ const PAUSE: Duration = if cfg!(test) { Duration::from_micros(1) } else { Durati
 /// bytes mean our own attempt whose answer was lost. An ambiguous answer is never taken for another outcome: the object is
 /// read back; if absent, the same bytes are tried again under the same name.
 pub(super) fn create(store: &dyn Store, name: &str, bytes: &[u8]) -> Result<Created> {
-    create_by(store, name, &[bytes], |store| Ok(store.get(name, Part::All)?), |theirs| theirs == bytes)
+    let put = || store.put_new(name, &[bytes]);
+    create_by(store, put, |store| Ok(store.get(name, Part::All)?), |theirs| theirs == bytes)
 }
 
 /// Creates a pack. Read back is only its tail: footer and sealed directory carry the pack's random name and nonce.
 pub(super) fn create_pack(store: &dyn Store, name: &str, parts: &[&[u8]], tail: &[u8]) -> Result<Created> {
-    let len: usize = parts.iter().map(|p| p.len()).sum();
-    let read = |store: &dyn Store| -> Result<Vec<u8>> {
-        let size =
-            store.head(name)?.ok_or_else(|| Error::new(Kind::Gone, format!("{name}: no such object")))?;
-        let theirs = store.get(name, Part::Tail(tail.len() as u64))?;
-        Ok(if size == len as u64 { theirs } else { Vec::new() })
+    let len = parts.iter().map(|p| p.len() as u64).sum();
+    create_by(store, || store.put_new(name, parts), |s| tail_of(s, name, len, tail), |theirs| theirs == tail)
+}
+
+/// Ends a draft of a pack of `len` bytes. The bytes are not at hand for a second try: where the first one did not land, its
+/// error is the end.
+pub(super) fn finish_pack(
+    store: &dyn Store,
+    name: &str,
+    draft: Box<dyn Draft + '_>,
+    len: u64,
+    tail: &[u8],
+) -> Result<Created> {
+    let (mut draft, mut failed) = (Some(draft), None);
+    let finish = || match (draft.take(), &failed) {
+        (Some(draft), _) => draft.finish().inspect_err(|e| failed = Some(e.clone())),
+        (None, Some(e)) => Err(e.clone()),
+        (None, None) => Ok(Put::Exists),
     };
-    create_by(store, name, parts, read, |theirs| theirs == tail)
+    create_by(store, finish, |s| tail_of(s, name, len, tail), |theirs| theirs == tail)
+}
+
+/// The end of an object of `len` bytes; nothing of one that has another length.
+fn tail_of(store: &dyn Store, name: &str, len: u64, tail: &[u8]) -> Result<Vec<u8>> {
+    let gone = || Error::new(Kind::Gone, format!("{name}: no such object"));
+    let size = store.head(name)?.ok_or_else(gone)?;
+    let theirs = store.get(name, Part::Tail(tail.len() as u64))?;
+    Ok(if size == len { theirs } else { Vec::new() })
 }
 
 fn create_by(
     store: &dyn Store,
-    name: &str,
-    parts: &[&[u8]],
+    mut put: impl FnMut() -> rekindle_io::Result<Put>,
     read: impl Fn(&dyn Store) -> Result<Vec<u8>>,
     ours: impl Fn(&[u8]) -> bool,
 ) -> Result<Created> {
     let mut attempt = 0;
     loop {
-        let error = match store.put_new(name, parts) {
+        let error = match put() {
             Ok(Put::Created) => return Ok(Created::Won),
             Ok(Put::Exists) => None,
             Err(e) if matches!(e.kind, Kind::Retry | Kind::Unavailable) => Some(e),

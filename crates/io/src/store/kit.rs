@@ -11,6 +11,7 @@ use std::sync::{Arc, Barrier};
 pub fn check(fresh: &dyn Fn() -> Arc<dyn Store>) {
     objects_are_immutable(&*fresh());
     parts(&*fresh());
+    drafts_are_whole_or_nothing(&*fresh());
     absent_is_gone(&*fresh());
     names_are_checked(&*fresh());
     lists_in_byte_order(&*fresh());
@@ -54,6 +55,29 @@ fn parts(s: &dyn Store) {
         assert_eq!(e.kind, Kind::Corrupt, "range {start}+{n}: {e}");
         assert!(e.what.contains("big"), "an error names the object: {e}");
     }
+}
+
+fn drafts_are_whole_or_nothing(s: &dyn Store) {
+    assert_eq!(s.begin("/a").err().map(|e| e.kind), Some(Kind::Invalid));
+    let Some(mut draft) = s.begin("d/x").unwrap() else { return };
+    // Longer than what is written out at once, in pieces that do not fit it.
+    let bytes: Vec<u8> = (0..900_000u32).flat_map(|i| i.to_le_bytes()).collect();
+    for piece in bytes.chunks(300_001) {
+        draft.write(&[&piece[..1], b"", &piece[1..]]).unwrap();
+        assert_eq!(s.head("d/x").unwrap(), None, "seen before it is whole");
+    }
+    drop(draft);
+    assert_eq!((s.head("d/x").unwrap(), s.list_all("").unwrap()), (None, Vec::new()), "given up");
+    for (at, put) in [Put::Created, Put::Exists].into_iter().enumerate() {
+        let mut draft = s.begin("d/x").unwrap().unwrap();
+        for piece in bytes[at..].chunks(300_001) {
+            draft.write(&[piece]).unwrap();
+        }
+        assert_eq!(draft.finish().unwrap(), put);
+        assert!(s.get("d/x", Part::All).unwrap() == bytes, "the first one stays");
+    }
+    assert_eq!(s.begin("d/e").unwrap().unwrap().finish().unwrap(), Put::Created);
+    assert_eq!(s.head("d/e").unwrap(), Some(0));
 }
 
 fn absent_is_gone(s: &dyn Store) {

@@ -4,7 +4,8 @@
 //! time. Everything else is rare and blocks.
 //!
 //! Contract, checked by the conformance kit:
-//! - `put_new` is atomic and durable when answered: no reader ever sees half an object; of racing creators one wins.
+//! - `put_new`, and the end of a draft, is atomic and durable when answered: no reader ever sees half an object; of
+//!   racing creators one wins.
 //! - An object never changes. A name once used is never used again for other bytes.
 //! - A name that [`check_name`] refuses is `Kind::Invalid` everywhere, so that no name works on one store only.
 //! - `list` is complete and in byte order of names for everything created before the call and not deleted since.
@@ -62,12 +63,25 @@ pub enum Part {
     Tail(u64),
 }
 
+/// An object on its way into a store, bytes in order. Dropped unfinished it never was.
+pub trait Draft {
+    /// Adds parts at the end. After a failure only dropping it is left.
+    fn write(&mut self, parts: &[&[u8]]) -> Result<()>;
+    /// Gives it its name, as `put_new` does.
+    fn finish(self: Box<Self>) -> Result<Put>;
+}
+
 /// A store. Implementations: directory (`DirStore`), memory, remote over TCP (bench), S3 later, one that fails.
 pub trait Store: Send + Sync {
     /// Where it is, for people: `/srv/backup`, `s3://bucket/prefix`.
     fn place(&self) -> String;
     /// Creates an object from parts laid end to end; atomic, durable when `Created` is returned.
     fn put_new(&self, name: &str, parts: &[&[u8]]) -> Result<Put>;
+    /// Begins an object whose bytes come piece by piece, so that a large one needs no memory. `None`: this store takes
+    /// objects whole.
+    fn begin(&self, name: &str) -> Result<Option<Box<dyn Draft + '_>>> {
+        check_name(name).map(|()| None)
+    }
     /// Starts a read; `done` may be called before this returns. A missing object is `Kind::Gone`.
     fn start_get(&self, name: &str, part: Part, done: GetDone);
     /// Size of an object, `None` if absent.

@@ -6,3 +6,4 @@ mod drills;
 mod kit;
 mod model;
 mod protocol;
+mod upload;

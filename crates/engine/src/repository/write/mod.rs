@@ -5,7 +5,7 @@
 //! so that an incremental's packs lie hottest first. Every extent is given exactly once: put, zeroed or kept; a commit that
 //! does not account for each is refused.
 //!
-//! Memory: two packs, 8 MiB of extents in the pool, 11 MiB of ids, 7 MiB of entries, 18 + 8 MiB of index, and a bit an extent (2 MiB a TiB).
+//! Memory: 7 MiB of a pack on its way (two packs where the store takes objects whole), 8 MiB of extents in the pool, 11 MiB of ids, 7 MiB of entries, 18 + 8 MiB of index, and a bit an extent (2 MiB a TiB).
 //! A crash leaves packs that nobody names and a session that a collector ends.
 
 mod dedup;
@@ -15,6 +15,7 @@ mod index;
 mod leaves;
 mod pack;
 mod session;
+mod upload;
 mod upper;
 mod volume;
 

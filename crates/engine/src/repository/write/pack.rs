@@ -1,41 +1,33 @@
 //! Laying frames into packs and uploading full ones.
 //!
-//! At most two pack buffers live at a time: one that fills, one that uploads. Without an upload thread (simulations, crash
-//! tests) a full pack is uploaded on the caller's thread, so that every store operation has its place in one order.
+//! A pack goes to the upload thread in pieces, while it fills (`upload`). Without such a thread (simulations, crash tests) a
+//! full pack is uploaded whole on the caller's thread, so that every store operation has its place in one order.
 
 use super::super::core::Core;
 use super::super::error::{RepoError, Result};
-use super::super::objects::{Created, create_pack};
+use super::upload::{PIECE_BYTES, Piece, Uploader, upload};
 use rekindle_core::repo::frame::{Compression, DIRECTORY_SLOT, FrameKind, FrameName, OVERHEAD};
 use rekindle_core::repo::pack::{self, FOOTER, Footer, SLOTS_MAX, Slot};
-use rekindle_core::repo::{Id, PackRef, PageRef, Place, names};
+use rekindle_core::repo::{Id, PackRef, PageRef, Place};
 use rekindle_core::volume::Uuid;
 use rekindle_io::random;
 use rekindle_io::seal::{Sealer, compress};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
 
-/// Default target size of a pack: half of the 64 MiB that suit object stores, because two buffers must fit in memory.
-/// Packs of 16 MiB were measured: 30 MB less at the peak, and a third more time, because each is flushed.
+/// Default target size of a pack: half of the 64 MiB that suit object stores, because a store that takes objects whole
+/// needs two of them in memory.
 pub const PACK_BYTES: usize = 32 << 20;
 /// A pack's offsets are 32 bits and one frame goes over the target at most.
 pub(super) const PACK_BYTES_MAX: usize = 256 << 20;
-
-/// One finished pack on its way.
-struct Finished {
-    pack: Uuid,
-    bytes: Vec<u8>,
-    /// Sealed directory and footer.
-    tail: Vec<u8>,
-}
 
 /// Where frames go.
 pub(super) struct PackWriter {
     core: Arc<Core>,
     target: usize,
     pack: Uuid,
+    /// What was not handed over yet of this pack, and how much was.
     buf: Vec<u8>,
+    handed: usize,
     slots: Vec<Slot>,
     /// Scratch for compressed pages.
     scratch: Vec<u8>,
@@ -47,12 +39,14 @@ pub(super) struct PackWriter {
 
 impl PackWriter {
     pub(super) fn new(core: Arc<Core>, target: usize, background: bool) -> Self {
-        let uploader = background.then(|| Uploader::start(core.clone())).flatten();
+        let target = target.clamp(1 << 10, PACK_BYTES_MAX);
+        let uploader = background.then(|| Uploader::start(core.clone(), target)).flatten();
         PackWriter {
             core,
-            target: target.clamp(1 << 10, PACK_BYTES_MAX),
+            target,
             pack: Uuid::default(),
             buf: Vec::new(),
+            handed: 0,
             slots: Vec::new(),
             scratch: Vec::new(),
             uploader,
@@ -69,17 +63,20 @@ impl PackWriter {
         how: Compression,
         body: &[u8],
     ) -> Result<Place> {
-        let full = self.buf.len() + body.len() + OVERHEAD > self.target || self.slots.len() == SLOTS_MAX;
+        let full = self.len() + body.len() + OVERHEAD > self.target || self.slots.len() == SLOTS_MAX;
         if full && !self.slots.is_empty() {
             self.finish_pack()?;
         }
         if self.slots.is_empty() {
             self.begin();
         }
-        let (slot, offset) = (self.slots.len() as u32, self.buf.len() as u32);
+        let (slot, offset) = (self.slots.len() as u32, self.len() as u32);
         let name = FrameName { repository: self.core.keys.repository, birth: self.pack, slot, kind, plain };
         let stored = sealer(&self.core, kind).seal_frame(&name, how, body, &mut self.buf);
         self.slots.push(Slot { kind, id, offset, stored, plain, moved_from: None });
+        if self.buf.len() >= PIECE_BYTES && self.uploader.is_some() {
+            self.hand_over(None)?;
+        }
         Ok(Place { pack: PackRef::at_birth(self.pack), slot, offset, stored })
     }
     /// Lays down a page of metadata.
@@ -94,9 +91,14 @@ impl PackWriter {
         self.scratch = scratch;
         Ok(PageRef { place: place?, plain: plain.len() as u32 })
     }
+    /// Bytes of the pack so far.
+    fn len(&self) -> usize {
+        self.handed + self.buf.len()
+    }
     fn begin(&mut self) {
         self.pack = random::uuid();
         self.buf.clear();
+        self.handed = 0;
         self.buf.extend_from_slice(&pack::header(self.core.keys.repository, self.pack));
         self.packs += 1;
     }
@@ -114,24 +116,27 @@ impl PackWriter {
         let stored = self.core.keys.meta.seal_frame(&name, how, &self.scratch, &mut tail);
         let footer = Footer {
             slots: self.slots.len() as u32,
-            offset: self.buf.len() as u32,
+            offset: self.len() as u32,
             stored,
             plain: plain.len() as u32,
             pack: self.pack,
         };
         tail.extend_from_slice(&footer.encode());
         debug_assert_eq!(tail.len(), stored as usize + FOOTER);
-        self.bytes += (self.buf.len() + tail.len()) as u64;
+        self.bytes += (self.len() + tail.len()) as u64;
         self.slots.clear();
-        let finished = Finished { pack: self.pack, bytes: std::mem::take(&mut self.buf), tail };
+        self.hand_over(Some(tail))
+    }
+    /// What has gathered goes on its way; with its tail the pack is complete.
+    fn hand_over(&mut self, tail: Option<Vec<u8>>) -> Result<()> {
+        let piece = Piece { pack: self.pack, bytes: std::mem::take(&mut self.buf), tail };
+        self.handed += piece.bytes.len();
         match &mut self.uploader {
             None => {
-                upload(&self.core, &finished)?;
-                self.buf = finished.bytes;
+                upload(&self.core, &piece.pack, &[&piece.bytes], piece.tail.as_deref().unwrap_or_default())
             }
-            Some(uploader) => self.buf = uploader.hand_over(finished)?,
+            Some(uploader) => uploader.hand_over(piece).map(|buf| self.buf = buf),
         }
-        Ok(())
     }
     /// Makes sure that a page this session wrote can be read back: closes its pack and waits for the upload. Rare (a leaf
     /// that is touched again after it was flushed), so it is not worth keeping pages in memory for.
@@ -139,11 +144,7 @@ impl PackWriter {
         if page.place.pack.birth == self.pack && !self.slots.is_empty() {
             self.finish_pack()?;
         }
-        match &mut self.uploader {
-            Some(u) if u.busy == Some(page.place.pack.birth) => self.buf = u.wait()?,
-            _ => (),
-        }
-        Ok(())
+        self.uploader.as_mut().map_or(Ok(()), |u| u.wait_for(page.place.pack.birth))
     }
     /// Finishes the last pack and waits until everything is durable.
     pub(super) fn finish(&mut self) -> Result<()> {
@@ -157,62 +158,4 @@ impl PackWriter {
 
 fn sealer(core: &Core, kind: FrameKind) -> &Sealer {
     if kind == FrameKind::Data { &core.keys.data } else { &core.keys.meta }
-}
-
-fn upload(core: &Core, finished: &Finished) -> Result<()> {
-    let name = names::pack(finished.pack);
-    match create_pack(&*core.store, &name, &[&finished.bytes, &finished.tail], &finished.tail)? {
-        Created::Won => Ok(()),
-        // 128 random bits met another pack, or the store lies about creates: either way nothing may be named in it.
-        Created::Lost(_) => Err(RepoError::Invalid(format!("the fresh name {name} was taken"))),
-    }
-}
-
-/// A thread that uploads one pack while the next one fills.
-struct Uploader {
-    to: SyncSender<Finished>,
-    back: Receiver<Result<Vec<u8>>>,
-    thread: JoinHandle<()>,
-    /// The pack that is on its way.
-    busy: Option<Uuid>,
-}
-
-impl Uploader {
-    fn start(core: Arc<Core>) -> Option<Self> {
-        let (to, from) = sync_channel::<Finished>(1);
-        let (answer, back) = sync_channel(1);
-        let run = move || {
-            for finished in from {
-                let result = upload(&core, &finished).map(|()| finished.bytes);
-                if answer.send(result).is_err() {
-                    return;
-                }
-            }
-        };
-        // Without a thread packs go up on the caller's.
-        let thread = std::thread::Builder::new().name("rk-upload".into()).spawn(run).ok()?;
-        Some(Uploader { to, back, thread, busy: None })
-    }
-    fn lost() -> RepoError {
-        RepoError::Invalid("the upload thread ended early".into())
-    }
-    /// Waits for the pack before, gives its buffer back for the next one, and sends this one off.
-    fn hand_over(&mut self, finished: Finished) -> Result<Vec<u8>> {
-        let spare = if self.busy.is_some() { self.wait()? } else { Vec::new() };
-        let pack = finished.pack;
-        self.to.send(finished).map_err(|_| Self::lost())?;
-        self.busy = Some(pack);
-        Ok(spare)
-    }
-    fn wait(&mut self) -> Result<Vec<u8>> {
-        self.busy = None;
-        self.back.recv().map_err(|_| Self::lost())?
-    }
-    fn finish(mut self) -> Result<()> {
-        let last = if self.busy.is_some() { self.wait().map(drop) } else { Ok(()) };
-        let Uploader { to, thread, .. } = self;
-        drop(to);
-        thread.join().map_err(|_| Self::lost())?;
-        last
-    }
 }

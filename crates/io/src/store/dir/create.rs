@@ -14,7 +14,6 @@ use super::{DirStore, FOLDER, FOLDER_MODE, Step, TMP, folder_of, here};
 use crate::{Error, Kind, Result};
 use rustix::fs::{self, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -23,46 +22,35 @@ use std::time::{Duration, SystemTime};
 const FILE_MODE: Mode = Mode::from_raw_mode(0o666); // The user's umask decides.
 /// Leftovers younger than this stay, see above.
 pub(super) const LEFTOVER_AGE: Duration = Duration::from_secs(3600);
-/// Parts per system call (UIO_MAXIOV).
-const IOV_MAX: usize = 1024;
 
 impl DirStore {
     pub(super) fn create_object(&self, name: &str, parts: &[&[u8]]) -> Result<Put> {
-        if self.failed.load(Ordering::SeqCst) {
-            let what = format!("{}: an earlier flush failed; reopen the store", self.path.display());
-            return Err(Error::new(Kind::Failed, what));
-        }
+        self.check_failed()?;
         if self.size_of(name)?.is_some() {
             return self.exists(name);
         }
-        let (tmp, file) = self.new_tmp().map_err(|e| self.error(TMP, e).at("cannot create objects"))?;
-        let written = self.write_tmp(&file, parts).map_err(|e| self.error(&tmp, e));
-        let named = written.and_then(|()| {
-            self.make_folders(folder_of(name))?;
-            self.give_name(&tmp, &file, name)
-        });
-        match named {
-            Ok(Put::Created) => self.flush_folder(folder_of(name)).map(|()| Put::Created),
-            Ok(Put::Exists) => {
-                self.remove_tmp(&tmp);
-                self.exists(name)
-            }
-            Err(e) => {
-                self.remove_tmp(&tmp);
-                Err(e)
-            }
+        let mut draft = self.draft(name)?;
+        draft.append(parts)?;
+        draft.give_name()
+    }
+
+    pub(super) fn check_failed(&self) -> Result<()> {
+        if !self.failed.load(Ordering::SeqCst) {
+            return Ok(());
         }
+        let what = format!("{}: an earlier flush failed; reopen the store", self.path.display());
+        Err(Error::new(Kind::Failed, what))
     }
 
     /// The name is taken. Made durable before it is told: the one who made it may have died before its flush, and the
     /// caller will build upon it.
-    fn exists(&self, name: &str) -> Result<Put> {
+    pub(super) fn exists(&self, name: &str) -> Result<Put> {
         self.flush_folder(folder_of(name))?;
         Ok(Put::Exists)
     }
 
     /// A fresh file under `tmp/`, locked.
-    fn new_tmp(&self) -> Result<(String, OwnedFd), Errno> {
+    pub(super) fn new_tmp(&self) -> Result<(String, OwnedFd), Errno> {
         loop {
             let tmp = format!("{TMP}/{}", crate::random::uuid());
             self.step(Step::CreateTmp)?;
@@ -91,26 +79,9 @@ impl DirStore {
         }
     }
 
-    fn write_tmp(&self, file: &OwnedFd, parts: &[&[u8]]) -> Result<(), Errno> {
-        self.step(Step::WriteTmp)?;
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
-        let mut left = &mut slices[..];
-        IoSlice::advance_slices(&mut left, 0); // Drops empty parts in front.
-        while !left.is_empty() {
-            match rustix::io::writev(file, &left[..left.len().min(IOV_MAX)]) {
-                Ok(0) => return Err(Errno::NOSPC),
-                Ok(n) => IoSlice::advance_slices(&mut left, n),
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        self.step(Step::FlushTmp)?;
-        fs::fdatasync(file)
-    }
-
     /// Makes `folder` and those above it, and makes sure (once per folder) that their own names are durable: who made
     /// them may have died before doing so.
-    fn make_folders(&self, folder: &str) -> Result<()> {
+    pub(super) fn make_folders(&self, folder: &str) -> Result<()> {
         if folder.is_empty() || self.known_durable(folder) {
             return Ok(());
         }
@@ -135,7 +106,7 @@ impl DirStore {
     }
 
     /// The atomic step.
-    fn give_name(&self, tmp: &str, file: &OwnedFd, name: &str) -> Result<Put> {
+    pub(super) fn give_name(&self, tmp: &str, file: &OwnedFd, name: &str) -> Result<Put> {
         let named = self.step(Step::Name).and_then(|()| self.rename_or_link(tmp, name));
         match named {
             Ok(()) => Ok(Put::Created),
@@ -189,7 +160,7 @@ impl DirStore {
     }
 
     /// A file that stays is a leftover: it costs space until a later open, no more.
-    fn remove_tmp(&self, tmp: &str) {
+    pub(super) fn remove_tmp(&self, tmp: &str) {
         let _ = self.step(Step::RemoveTmp).and_then(|()| fs::unlinkat(&self.root, tmp, AtFlags::empty()));
     }
 

@@ -9,13 +9,14 @@
 //! writes it. After a failed flush of a folder nothing tells which names are durable, so creates fail until reopened.
 
 mod create;
+mod draft;
 mod files;
 mod list;
 #[cfg(test)]
 mod tests;
 
 use super::mem::{ends_early, gone};
-use super::{Entry, GetDone, Part, Put, Store, check_name};
+use super::{Draft, Entry, GetDone, Part, Put, Store, check_name};
 use crate::{Error, Kind, Result};
 use files::Files;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
@@ -174,6 +175,12 @@ impl Store for DirStore {
         check_name(name)?;
         self.files.drop_deleted();
         self.create_object(name, parts)
+    }
+
+    fn begin(&self, name: &str) -> Result<Option<Box<dyn Draft + '_>>> {
+        check_name(name)?;
+        self.files.drop_deleted();
+        Ok(Some(Box::new(self.draft(name)?)))
     }
 
     fn start_get(&self, name: &str, part: Part, done: GetDone) {
