@@ -275,6 +275,9 @@ impl Source for AtInstant<'_> {
         }
         Ok(())
     }
+    fn urgent(&self) -> Option<u64> {
+        self.0.urgent()
+    }
     fn taken(&self, extents: ExtentRange) {
         self.0.taken(extents);
     }

@@ -42,6 +42,11 @@ pub trait InstantVolume: Send + Sync {
     fn next_data(&self, from: u64) -> Result<Option<ByteRange>>;
     /// Fills `out` with the bytes of `extent` as of the instant, whatever the guest wrote since.
     fn read(&self, extent: u64, out: &mut [u8]) -> Result<()>;
+    /// An extent that is best read next, before its turn: what is kept for it is in the guest's way. Each is named once,
+    /// perhaps after it was read.
+    fn urgent(&self) -> Option<u64> {
+        None
+    }
     /// The backup has taken `extents` (or never will read them): what was kept for them may go.
     fn taken(&self, extents: ExtentRange);
 }

@@ -1,15 +1,16 @@
 //! One volume while a backup reads it: copy-before-write, race-free.
 //!
-//! Per extent two facts: taken (the backup has it, or will never read it) and kept (its old bytes are in the fleece).
-//! Whoever looks at an extent and then reads, copies or serves it holds its claim from the look to the end: so a backup
-//! never reads while the guest's write is about to land unkept, and the guest never writes between the backup's look
-//! and its read. The claim is one of 256 locks chosen by extent; it spans local reads and writes only.
+//! Per extent two facts: taken (the backup has it, or will never read it) and kept (its old bytes are in the fleece, or are
+//! zeros). The guest keeps the old bytes, says so, and only then writes. The backup reads from the disk, and then looks: what
+//! was not kept by then was not written before the read ended, so the bytes are of the instant; else the fleece has them. So
+//! it never holds the guest up. Two guest writes to one extent wait for each other while one keeps it: the claim is one of
+//! 256 locks chosen by extent.
 //!
 //! Giving up: the flag is up before the first write that keeps nothing is issued, and a backup read looks at it after
 //! it has read. So whatever it returns is of the instant.
 
 use super::bits::Bits;
-use super::fleece::{Fate, Fleece};
+use super::fleece::Fleece;
 use super::sync::{Mutex, MutexGuard, lock};
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::block::{Allocation, Block, BlockExt};
@@ -22,26 +23,24 @@ const CLAIMS: u64 = 256;
 pub(super) struct Cut {
     geometry: Geometry,
     inner: Arc<dyn Block>,
-    fleece: Fleece,
-    fate: Arc<Fate>,
+    fleece: Arc<Fleece>,
+    /// Its place in the fleece.
+    volume: usize,
     taken: Bits,
     kept: Bits,
-    /// Kept, and not zeros: takes room in the fleece.
-    filled: Bits,
     claims: Box<[Mutex<()>]>,
 }
 
 impl Cut {
-    pub(super) fn new(geometry: Geometry, inner: Arc<dyn Block>, fleece: Fleece, fate: Arc<Fate>) -> Cut {
+    pub(super) fn new(geometry: Geometry, inner: Arc<dyn Block>, fleece: Arc<Fleece>, volume: usize) -> Cut {
         let n = geometry.extents();
         Cut {
             geometry,
             inner,
             fleece,
-            fate,
+            volume,
             taken: Bits::new(n),
             kept: Bits::new(n),
-            filled: Bits::new(n),
             claims: (0..CLAIMS).map(|_| Mutex::new(())).collect(),
         }
     }
@@ -51,7 +50,7 @@ impl Cut {
     /// Before the guest changes `range`: what the backup still needs of it is kept. Never fails the guest.
     pub(super) fn before_change(&self, range: ByteRange) {
         for e in self.geometry.touched(range).iter() {
-            if self.fate.is_given_up() {
+            if self.fleece.is_given_up() {
                 return;
             }
             if self.taken.get(e) || self.kept.get(e) {
@@ -61,24 +60,20 @@ impl Cut {
             if self.taken.get(e) || self.kept.get(e) {
                 continue;
             }
-            match self.copy(e) {
-                Ok(()) => self.kept.set(e),
-                Err(e) => return self.fate.give_up(e),
+            let at = self.geometry.extent_bytes(e).start;
+            if let Err(e) = self.fleece.keep((self.volume, e), |old| self.inner.read_at(at, old)) {
+                return self.fleece.give_up(e);
+            }
+            self.kept.set(e);
+            if self.taken.get(e) {
+                // Meanwhile: whichever of the two looks last sees both, and frees it.
+                self.fleece.forget((self.volume, e));
             }
         }
     }
-    fn copy(&self, extent: u64) -> Result<()> {
-        let at = self.geometry.extent_bytes(extent);
-        let mut old = vec![0; at.len as usize];
-        self.inner.read_at(at.start, &mut old)?;
-        if self.fleece.keep(at, &old)? {
-            self.filled.set(extent);
-        }
-        Ok(())
-    }
     /// Whether a trim of `range` may be done: not while the backup still needs any of it.
     pub(super) fn allows_trim(&self, range: ByteRange) -> bool {
-        self.fate.is_given_up()
+        self.fleece.is_given_up()
             || self.geometry.touched(range).iter().all(|e| self.taken.get(e) || self.kept.get(e))
     }
     /// The bytes of an extent as of the instant.
@@ -87,18 +82,17 @@ impl Cut {
         if extent >= self.geometry.extents() || out.len() as u64 != at.len {
             return Err(Error::new(Kind::Invalid, format!("extent {extent} into {} bytes", out.len())));
         }
-        {
-            let _claim = self.claim(extent);
-            if self.taken.get(extent) {
-                return Err(Error::new(Kind::Invalid, format!("extent {extent} was given up as taken")));
-            }
-            if self.kept.get(extent) {
-                self.fleece.read(at, out)?;
-            } else {
-                self.inner.read_at(at.start, out)?;
-            }
+        if self.taken.get(extent) {
+            return Err(Error::new(Kind::Invalid, format!("extent {extent} was given up as taken")));
         }
-        self.fate.check()
+        if !self.kept.get(extent) {
+            self.inner.read_at(at.start, out)?;
+        }
+        // Perhaps only now: then what was read may be the guest's.
+        if self.kept.get(extent) {
+            self.fleece.read((self.volume, extent), out)?;
+        }
+        self.fleece.check()
     }
     /// The backup needs these no more.
     pub(super) fn taken(&self, range: ExtentRange) {
@@ -106,14 +100,15 @@ impl Cut {
         if range.start >= range.end {
             return;
         }
-        // In this order: what is kept after this look was claimed before it was taken, and goes with the fleece.
+        // In this order, see `before_change`.
         self.taken.set_range(range);
         for e in self.kept.set_in(range) {
-            let _claim = self.claim(e);
-            if self.filled.clear(e) {
-                self.fleece.drop_kept(self.geometry.extent_bytes(e));
-            }
+            self.fleece.forget((self.volume, e));
         }
+    }
+    /// An extent whose old bytes are in memory: read next, it makes room for the guest soonest.
+    pub(super) fn urgent(&self) -> Option<u64> {
+        self.fleece.urgent(self.volume)
     }
     /// The next stretch that may hold data as of the instant.
     pub(super) fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
@@ -128,13 +123,13 @@ impl Cut {
                 assert!(run.range.start == at && run.range.len > 0, "an allocation answer has a gap at {at}");
                 let range = if run.zero { self.kept_in(run.range) } else { Some(run.range) };
                 if let Some(range) = range {
-                    self.fate.check()?;
+                    self.fleece.check()?;
                     return Ok(Some(range));
                 }
                 at = run.range.end();
             }
         }
-        self.fate.check()?;
+        self.fleece.check()?;
         Ok(None)
     }
     /// A hole now was data at the instant if the guest zeroed it since: it was kept first. Looked at after the hole was

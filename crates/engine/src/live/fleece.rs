@@ -1,36 +1,120 @@
-//! Where the old bytes go while a backup reads: one sparse file a volume, each extent at its own offset, punched as the
-//! backup takes it; one budget for the whole set. It dies with the backup, so nothing of it is synced.
+//! Where the old bytes go while a backup reads: into memory first, from where the backup takes them before anything else;
+//! what it does not take in time a thread of its own writes to one sparse file a volume, each extent at its own offset,
+//! punched as the backup takes it. One budget of memory and one of the files for the whole set. It dies with the backup,
+//! so nothing of it is synced.
+//!
+//! So the guest pays for a copy in memory, and waits only while memory is full and the file's disk is behind. It never
+//! waits for the repository: what was named to the backup as urgent is read at once, and all else can be written out.
+//! A file that is full or fails gives up the backup, never the guest.
 //! (A file by offset needs no map; the price is the file system's largest file, 16 TiB on ext4: beyond, the backup is
-//! given up when such an extent is first overwritten.)
+//! given up when such an extent has to be written out.)
 
-use super::sync::{AtomicBool, AtomicU64, Mutex, SeqCst, lock};
+use super::bits::Bits;
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, SeqCst, lock};
 use rekindle_core::bytes::is_zero;
-use rekindle_core::volume::ByteRange;
+use rekindle_core::volume::{ByteRange, Geometry};
 use rekindle_io::logfile::{LogDir, LogFile};
 use rekindle_io::{Error, Kind, Result};
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, PoisonError};
 
-/// The budget and the fate of one backup: shared by all its volumes.
-pub(super) struct Fate {
-    given_up: AtomicBool,
-    why: Mutex<Option<Error>>,
-    used: AtomicU64,
-    limit: u64,
+/// One volume's file.
+struct File {
+    geometry: Geometry,
+    name: String,
+    file: Arc<dyn LogFile>,
+    /// Extents whose old bytes lie in the file.
+    holds: Bits,
 }
 
-impl Fate {
-    pub(super) fn new(limit: u64) -> Arc<Fate> {
-        Arc::new(Fate {
+/// A volume, by its place in the set, and an extent of it.
+type Key = (usize, u64);
+
+#[derive(Default)]
+struct State {
+    /// In memory, what is being written out included.
+    kept: HashMap<Key, Arc<Vec<u8>>>,
+    /// For each volume what neither the backup nor the file was asked to take, oldest first. May name what is not in
+    /// memory any more.
+    waiting: Vec<VecDeque<u64>>,
+    /// Bytes of buffers that are kept or being filled.
+    bytes: u64,
+    spare: Vec<Vec<u8>>,
+    /// Bytes in the files.
+    written: u64,
+    /// Nothing more is written out.
+    ended: bool,
+}
+
+impl State {
+    /// An extent that waits and is still in memory; `newest`: from the other end.
+    fn next(&mut self, volume: usize, newest: bool) -> Option<u64> {
+        loop {
+            let waiting = &mut self.waiting[volume];
+            let extent = if newest { waiting.pop_back() } else { waiting.pop_front() }?;
+            if self.kept.contains_key(&(volume, extent)) {
+                return Some(extent);
+            }
+        }
+    }
+    fn free(&mut self, buffer: Arc<Vec<u8>>) {
+        self.bytes -= buffer.len() as u64;
+        // Else somebody is just copying from it.
+        self.spare.extend(Arc::into_inner(buffer));
+    }
+}
+
+/// The old bytes and the fate of one backup.
+pub(super) struct Fleece {
+    dir: Arc<dyn LogDir>,
+    files: Vec<File>,
+    memory_max: u64,
+    files_max: u64,
+    state: Mutex<State>,
+    /// There is room in memory, or none is needed any more.
+    room: Condvar,
+    /// There is something to write out, or never will be.
+    work: Condvar,
+    given_up: AtomicBool,
+    why: Mutex<Option<Error>>,
+}
+
+impl Fleece {
+    /// For volumes of these names and shapes. At most `memory_max` bytes in memory (but always one extent), and
+    /// `files_max` in the files.
+    pub(super) fn create(
+        dir: &Arc<dyn LogDir>,
+        volumes: &[(String, Geometry)],
+        memory_max: u64,
+        files_max: u64,
+    ) -> Result<Fleece> {
+        let mut fleece = Fleece {
+            dir: dir.clone(),
+            files: Vec::new(),
+            memory_max,
+            files_max,
+            state: Mutex::new(State { waiting: vec![VecDeque::new(); volumes.len()], ..State::default() }),
+            room: Condvar::new(),
+            work: Condvar::new(),
             given_up: AtomicBool::new(false),
             why: Mutex::new(None),
-            used: AtomicU64::new(0),
-            limit,
-        })
+        };
+        for (name, geometry) in volumes {
+            // What an earlier process left is worth nothing.
+            dir.remove(name)?;
+            let (file, holds) = (dir.create(name)?, Bits::new(geometry.extents()));
+            fleece.files.push(File { geometry: *geometry, name: name.clone(), file, holds });
+        }
+        Ok(fleece)
     }
+
     /// The backup stops, the guest never.
     pub(super) fn give_up(&self, e: Error) {
         lock(&self.why).get_or_insert(e);
         self.given_up.store(true, SeqCst);
+        // Whoever looked before and waits since is woken.
+        drop(lock(&self.state));
+        self.room.notify_all();
     }
     pub(super) fn is_given_up(&self) -> bool {
         self.given_up.load(SeqCst)
@@ -42,56 +126,169 @@ impl Fate {
         let why = lock(&self.why).clone();
         Err(why.unwrap_or_else(|| Error::new(Kind::Cancelled, "the backup was given up")))
     }
-}
 
-/// The file of one volume.
-pub(super) struct Fleece {
-    dir: Arc<dyn LogDir>,
-    name: String,
-    file: Arc<dyn LogFile>,
-    fate: Arc<Fate>,
-}
-
-impl Fleece {
-    pub(super) fn create(dir: &Arc<dyn LogDir>, name: String, fate: &Arc<Fate>) -> Result<Fleece> {
-        // What an earlier process left is worth nothing.
-        dir.remove(&name)?;
-        let file = dir.create(&name)?;
-        Ok(Fleece { dir: dir.clone(), name, file, fate: fate.clone() })
-    }
-    /// Keeps the old bytes of an extent. `false`: they are zeros and take no room, the file has a hole there.
-    pub(super) fn keep(&self, at: ByteRange, old: &[u8]) -> Result<bool> {
-        if is_zero(old) {
-            return Ok(false);
+    /// Keeps an extent whose old bytes `fill` puts into the buffer it is given. Waits while there is no room; does
+    /// nothing for a backup that was given up.
+    pub(super) fn keep(
+        &self,
+        (volume, extent): Key,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let len = self.files[volume].geometry.extent_bytes(extent).len;
+        let Some(mut buffer) = self.buffer(len) else { return Ok(()) };
+        buffer.resize(len as usize, 0);
+        let filled = fill(&mut buffer);
+        let mut s = lock(&self.state);
+        if filled.is_err() || is_zero(&buffer) {
+            // Zeros take no room: what is kept and neither in memory nor in the file is zeros.
+            s.free(Arc::new(buffer));
+            drop(s);
+            self.room.notify_all();
+            return filled;
         }
-        let used = self.fate.used.fetch_add(at.len, SeqCst) + at.len;
-        if used > self.fate.limit {
-            let what = format!(
-                "the guest overwrote more than the {} MiB kept for it while the backup ran (in {}): give it more, or back up when less is written",
-                self.fate.limit >> 20,
-                self.dir.place()
-            );
-            return Err(Error::new(Kind::Full, what));
+        s.kept.insert((volume, extent), Arc::new(buffer));
+        s.waiting[volume].push_back(extent);
+        if self.is_crowded(&s) {
+            self.work.notify_one();
         }
-        self.file.write_at(at.start, &[old]).map_err(|e| e.at("keeping what the guest overwrites"))?;
-        Ok(true)
+        Ok(())
     }
-    pub(super) fn read(&self, at: ByteRange, out: &mut [u8]) -> Result<()> {
-        self.file.read_at(at.start, out).map_err(|e| e.at("reading what the guest overwrote"))
+    fn buffer(&self, len: u64) -> Option<Vec<u8>> {
+        let mut s = lock(&self.state);
+        while s.bytes > 0 && s.bytes + len > self.memory_max {
+            if self.is_given_up() || s.ended {
+                return None;
+            }
+            s = wait(&self.room, s);
+        }
+        s.bytes += len;
+        Some(s.spare.pop().unwrap_or_default())
     }
-    /// Gives the room of an extent back that took some.
-    pub(super) fn drop_kept(&self, at: ByteRange) {
+    /// The oldest extent of a volume that is in memory and was not named before: read first, it makes room soonest.
+    pub(super) fn urgent(&self, volume: usize) -> Option<u64> {
+        lock(&self.state).next(volume, false)
+    }
+    /// The old bytes of an extent that was kept.
+    pub(super) fn read(&self, (volume, extent): Key, out: &mut [u8]) -> Result<()> {
+        // The guard goes before the copying.
+        let in_memory = lock(&self.state).kept.get(&(volume, extent)).cloned();
+        let file = &self.files[volume];
+        if let Some(buffer) = in_memory {
+            out.copy_from_slice(&buffer);
+        } else if file.holds.get(extent) {
+            let at = file.geometry.extent_bytes(extent).start;
+            file.file.read_at(at, out).map_err(|e| e.at("reading what the guest overwrote"))?;
+        } else {
+            out.fill(0);
+        }
+        Ok(())
+    }
+    /// Nobody needs the old bytes of this extent any more, if there are any.
+    pub(super) fn forget(&self, (volume, extent): Key) {
+        let mut s = lock(&self.state);
+        if let Some(buffer) = s.kept.remove(&(volume, extent)) {
+            s.free(buffer);
+            drop(s);
+            self.room.notify_all();
+        } else if self.files[volume].holds.clear(extent) {
+            drop(s);
+            self.punch(volume, self.files[volume].geometry.extent_bytes(extent));
+        }
+    }
+    fn punch(&self, volume: usize, at: ByteRange) {
         // A hint: where it fails the room comes back when the file goes.
-        if self.file.punch(at.start, at.len).is_ok() {
-            self.fate.used.fetch_sub(at.len, SeqCst);
+        if self.files[volume].file.punch(at.start, at.len).is_ok() {
+            lock(&self.state).written -= at.len;
         }
     }
+
+    /// More than half of the memory is taken: what the backup does not take soon has to go to the file.
+    fn is_crowded(&self, s: &State) -> bool {
+        s.bytes * 2 > self.memory_max
+    }
+    /// Writes out what does not fit into memory, until `end`. For a thread of its own.
+    pub(super) fn write_out(&self) {
+        let mut s = lock(&self.state);
+        while !s.ended && !self.is_given_up() {
+            let next = if self.is_crowded(&s) { self.next_out(&mut s) } else { None };
+            match next {
+                None => s = wait(&self.work, s),
+                Some((key, buffer)) => {
+                    drop(s);
+                    if let Err(e) = self.write_one(key, buffer) {
+                        self.give_up(e);
+                    }
+                    s = lock(&self.state);
+                }
+            }
+        }
+    }
+    /// The newest extent of the volume with the most: the backup begins with the oldest. When all were named to the
+    /// backup, any: it may be slow to come for them.
+    fn next_out(&self, s: &mut State) -> Option<(Key, Arc<Vec<u8>>)> {
+        let longest = (0..self.files.len()).max_by_key(|v| s.waiting[*v].len())?;
+        let waiting = s.next(longest, true).map(|extent| (longest, extent));
+        let key = waiting.or_else(|| s.kept.keys().next().copied())?;
+        let buffer = s.kept.get(&key).cloned()?;
+        Some((key, buffer))
+    }
+    fn write_one(&self, key: Key, buffer: Arc<Vec<u8>>) -> Result<()> {
+        let file = &self.files[key.0];
+        let at = file.geometry.extent_bytes(key.1);
+        {
+            let mut s = lock(&self.state);
+            s.written += at.len;
+            if s.written > self.files_max {
+                return Err(self.full());
+            }
+        }
+        file.file.write_at(at.start, &[&buffer]).map_err(|e| e.at("keeping what the guest overwrites"))?;
+        drop(buffer);
+        let mut s = lock(&self.state);
+        let Some(buffer) = s.kept.remove(&key) else {
+            // The backup took it meanwhile.
+            drop(s);
+            self.punch(key.0, at);
+            return Ok(());
+        };
+        file.holds.set(key.1);
+        s.free(buffer);
+        drop(s);
+        self.room.notify_all();
+        Ok(())
+    }
+    fn full(&self) -> Error {
+        let what = format!(
+            "the guest overwrote more than the {} MiB kept for it while the backup ran (in {}): give it more, or back up when less is written",
+            self.files_max >> 20,
+            self.dir.place()
+        );
+        Error::new(Kind::Full, what)
+    }
+    /// Nothing is kept or on its way to the file.
+    #[cfg(all(test, feature = "shuttle"))]
+    pub(super) fn is_empty(&self) -> bool {
+        let s = lock(&self.state);
+        s.bytes == 0 && s.kept.is_empty()
+    }
+    /// Nobody waits for room from now on, and `write_out` returns.
+    pub(super) fn end(&self) {
+        lock(&self.state).ended = true;
+        self.room.notify_all();
+        self.work.notify_all();
+    }
+}
+
+fn wait<'a>(changed: &Condvar, s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    changed.wait(s).unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Fleece {
     fn drop(&mut self) {
-        if let Err(e) = self.dir.remove(&self.name) {
-            tracing::warn!("{} in {} stays behind: {e}", self.name, self.dir.place());
+        for file in &self.files {
+            if let Err(e) = self.dir.remove(&file.name) {
+                tracing::warn!("{} in {} stays behind: {e}", file.name, self.dir.place());
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One instant of all volumes of a set, and what a backup reads of it.
 
 use super::cut::Cut;
-use super::fleece::{Fate, Fleece};
+use super::fleece::Fleece;
 use super::sync::{AtomicBool, SeqCst};
 use super::volume::{LiveVolume, Next};
 use crate::backup::{Changed, InstantVolume, SetInstant, VolumeIdentity};
@@ -9,6 +9,7 @@ use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::logfile::LogDir;
 use rekindle_io::{Error, Kind, Result};
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What brackets the instant: the guest's own freeze and thaw, or a script.
@@ -33,8 +34,10 @@ impl Hooks for NoHooks {
 pub struct FleeceOptions {
     /// Where overwritten bytes are kept.
     pub dir: Arc<dyn LogDir>,
-    /// How many at most, over all volumes, in bytes; more, and the backup is given up.
+    /// How many at most, over all volumes, in bytes, besides those in memory; more, and the backup is given up.
     pub bytes: u64,
+    /// How many of them in memory, over all volumes, in bytes: the guest waits for a disk only when it is full.
+    pub memory_bytes: u64,
     /// How long running writes may take to end while new ones wait.
     pub drain_limit: Duration,
     /// How long `Hooks::before` may take.
@@ -42,11 +45,12 @@ pub struct FleeceOptions {
 }
 
 impl FleeceOptions {
-    /// 4 GiB in `dir`, 10 s to drain, 30 s for a hook.
+    /// 4 GiB in `dir`, 16 MiB in memory, 10 s to drain, 30 s for a hook.
     pub fn new(dir: Arc<dyn LogDir>) -> Self {
         FleeceOptions {
             dir,
             bytes: 4 << 30,
+            memory_bytes: 16 << 20,
             drain_limit: Duration::from_secs(10),
             hook_limit: Duration::from_secs(30),
         }
@@ -102,21 +106,30 @@ pub(super) fn take(
     if busy.swap(true, SeqCst) {
         return Err(Error::new(Kind::Busy, "a backup of this set is running already"));
     }
-    // From here on dropping `instant` undoes everything.
-    let mut instant = LiveInstant { volumes: Vec::new(), fate: Fate::new(options.bytes), busy: busy.clone() };
+    let busy = Busy(busy.clone());
     // All that touches a disk comes before the gates close.
     let nexts = volumes.iter().map(|v| v.prepare_instant()).collect::<Result<Vec<Next>>>()?;
-    let fleeces = volumes
-        .iter()
-        .map(|v| Fleece::create(&options.dir, format!("fleece.{}", v.identity().uuid), &instant.fate))
-        .collect::<Result<Vec<_>>>()?;
+    let files: Vec<_> =
+        volumes.iter().map(|v| (format!("fleece.{}", v.identity().uuid), v.geometry())).collect();
+    let fleece = Arc::new(Fleece::create(&options.dir, &files, options.memory_bytes, options.bytes)?);
+    let write_out = {
+        let fleece = fleece.clone();
+        std::thread::Builder::new().name("rk-fleece".into()).spawn(move || fleece.write_out())
+    };
+    // From here on dropping `instant` undoes everything.
+    let mut instant = LiveInstant {
+        volumes: Vec::new(),
+        fleece: fleece.clone(),
+        write_out: Some(write_out.map_err(|e| Error::os("starting the fleece's thread", &e))?),
+        _busy: busy,
+    };
     let thaw = Thaw(hooks);
     hooks.before(options.hook_limit)?;
     let held = Held::close(volumes);
     held.drained(options.drain_limit)?;
-    for ((v, next), fleece) in volumes.iter().zip(nexts).zip(fleeces) {
+    for (n, (v, next)) in volumes.iter().zip(nexts).enumerate() {
         let identity = v.advance(next)?;
-        let cut = Arc::new(Cut::new(v.geometry(), v.inner().clone(), fleece, instant.fate.clone()));
+        let cut = Arc::new(Cut::new(v.geometry(), v.inner().clone(), fleece.clone(), n));
         v.set_cut(Some(cut.clone()));
         instant.volumes.push(LiveInstantVolume { volume: v.clone(), identity, cut });
     }
@@ -128,8 +141,17 @@ pub(super) fn take(
 /// The instant. Dropping it ends copy-before-write and frees the fleece.
 pub(super) struct LiveInstant {
     volumes: Vec<LiveInstantVolume>,
-    fate: Arc<Fate>,
-    busy: Arc<AtomicBool>,
+    fleece: Arc<Fleece>,
+    write_out: Option<JoinHandle<()>>,
+    _busy: Busy,
+}
+
+/// The mark that an instant of the set lives.
+struct Busy(Arc<AtomicBool>);
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
+    }
 }
 
 struct LiveInstantVolume {
@@ -143,8 +165,13 @@ impl Drop for LiveInstant {
         for v in &self.volumes {
             v.volume.set_cut(None);
         }
+        // A guest that waits for room waits no more.
+        self.fleece.end();
+        if let Some(thread) = self.write_out.take() {
+            // A panic there was reported by the panic hook.
+            thread.join().ok();
+        }
         self.volumes.clear();
-        self.busy.store(false, SeqCst);
     }
 }
 
@@ -153,7 +180,7 @@ impl SetInstant for LiveInstant {
         self.volumes.iter().map(|v| v as &dyn InstantVolume).collect()
     }
     fn intact(&self) -> Result<()> {
-        self.fate.check()
+        self.fleece.check()
     }
 }
 
@@ -173,6 +200,9 @@ impl InstantVolume for LiveInstantVolume {
     }
     fn read(&self, extent: u64, out: &mut [u8]) -> Result<()> {
         self.cut.read(extent, out)
+    }
+    fn urgent(&self) -> Option<u64> {
+        self.cut.urgent()
     }
     fn taken(&self, extents: ExtentRange) {
         self.cut.taken(extents);

@@ -2,7 +2,7 @@
 //! takes them in the order they were planned. Holes are skipped unread. Backups read an instant so, streams a snapshot.
 //!
 //! A reader takes an empty buffer before it takes the next stretch, so the oldest stretch under way always has one and
-//! the order can never starve; memory is the buffers.
+//! the order can never starve; memory is the buffers. What the source calls urgent goes before its turn.
 
 mod order;
 
@@ -28,7 +28,11 @@ pub(crate) trait Source: Sync {
     fn next_data(&self, from: u64) -> Result<Option<ByteRange>>;
     /// Fills `out` with the bytes of `extents`, end to end.
     fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()>;
-    /// The caller has the bytes of `extents`, or knows that they are zeros.
+    /// An extent that is best read next, before its turn. Each is named once, perhaps after it was read.
+    fn urgent(&self) -> Option<u64> {
+        None
+    }
+    /// The bytes of `extents` were read, or knows that they are zeros.
     fn taken(&self, _extents: ExtentRange) {}
 }
 
@@ -54,9 +58,40 @@ struct Pieces<'a> {
     order: ReadOrder,
     /// What is left of the stretch at hand.
     rest: ExtentRange,
+    /// What was cut already.
+    cut: Seen,
     /// Where data was found last; asked again only outside of it.
     data: ByteRange,
     failed: bool,
+}
+
+/// A bit an extent. (Zeroed pages that nobody touches take no memory.)
+struct Seen(Vec<u64>);
+
+impl Seen {
+    fn has(&self, extent: u64) -> bool {
+        self.0[(extent / 64) as usize] & (1 << (extent % 64)) != 0
+    }
+    fn add(&mut self, extents: ExtentRange) {
+        let mut at = extents.start;
+        while at < extents.end {
+            let n = (64 - at % 64).min(extents.end - at);
+            self.0[(at / 64) as usize] |= (u64::MAX >> (64 - n)) << (at % 64);
+            at += n;
+        }
+    }
+    /// Up to where nothing of `extents` was seen.
+    fn fresh_until(&self, extents: ExtentRange) -> u64 {
+        let mut at = extents.start;
+        while at < extents.end {
+            let word = self.0[(at / 64) as usize] >> (at % 64);
+            if word != 0 {
+                return extents.end.min(at + u64::from(word.trailing_zeros()));
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        extents.end
+    }
 }
 
 impl<'a> Pieces<'a> {
@@ -67,6 +102,7 @@ impl<'a> Pieces<'a> {
             geometry,
             order,
             rest: ExtentRange::default(),
+            cut: Seen(vec![0; geometry.extents().div_ceil(64) as usize]),
             data: ByteRange::default(),
             failed: false,
         }
@@ -92,9 +128,36 @@ impl<'a> Pieces<'a> {
         };
         // Where only zeros follow, `data` begins at the volume's end, perhaps inside the last extent.
         let end = if hole && self.data.start >= self.geometry.size { self.rest.end } else { end };
-        let extents = ExtentRange { start, end: end.min(self.rest.end) };
+        let wanted = ExtentRange { start, end: end.min(self.rest.end) };
+        let extents = ExtentRange { start, end: self.cut.fresh_until(wanted) };
         self.rest.start = extents.end;
+        self.cut.add(extents);
         Ok(Piece { extents, hole })
+    }
+    fn urgent(&mut self) -> Option<Piece> {
+        loop {
+            let extent = self.volume.urgent()?;
+            if !self.cut.has(extent) {
+                let extents = ExtentRange { start: extent, end: extent + 1 };
+                self.cut.add(extents);
+                return Some(Piece { extents, hole: false });
+            }
+        }
+    }
+    /// Goes to the next extent in order that was not cut before its turn; `false`: there is none.
+    fn seek(&mut self) -> bool {
+        loop {
+            while self.rest.start < self.rest.end {
+                if !self.cut.has(self.rest.start) {
+                    return true;
+                }
+                self.rest.start += 1;
+            }
+            match self.order.next() {
+                Some(rest) => self.rest = rest,
+                None => return false,
+            }
+        }
     }
 }
 
@@ -105,8 +168,11 @@ impl Iterator for Pieces<'_> {
         if self.failed {
             return None;
         }
-        if self.rest.start >= self.rest.end {
-            self.rest = self.order.next()?;
+        if let Some(piece) = self.urgent() {
+            return Some(Ok(piece));
+        }
+        if !self.seek() {
+            return None;
         }
         let piece = self.cut();
         self.failed = piece.is_err();
@@ -217,12 +283,15 @@ fn in_order(
 fn read(volume: &dyn Source, piece: Result<Piece>, buffer: &mut Vec<u8>) -> Result<Piece> {
     let piece = piece?;
     if piece.hole {
+        volume.taken(piece.extents);
         return Ok(piece);
     }
     let geometry = volume.geometry();
     let bytes: u64 = piece.extents.iter().map(|e| geometry.extent_bytes(e).len).sum();
     buffer.resize(bytes as usize, 0);
     volume.read(piece.extents, buffer)?;
+    // What was kept of them for us may go, however long they wait for their turn.
+    volume.taken(piece.extents);
     Ok(piece)
 }
 
@@ -232,8 +301,6 @@ fn hand_over(
     buffer: &[u8],
     take: &mut dyn FnMut(Found<'_>) -> Result<()>,
 ) -> Result<()> {
-    // The bytes are here: what was kept of them for us may go while they are being sealed.
-    volume.taken(piece.extents);
     if piece.hole {
         return take(Found::Zero(piece.extents));
     }
@@ -245,4 +312,66 @@ fn hand_over(
         rest = behind;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rekindle_core::volume::ExtentBytes;
+    use std::sync::atomic::AtomicU64;
+
+    const E: u64 = 16 << 10;
+
+    /// Every seventh extent is a hole; names as urgent what a script says, unwanted and repeated ones too.
+    struct Urgent {
+        script: Mutex<Vec<u64>>,
+        taken: AtomicU64,
+    }
+    impl Source for Urgent {
+        fn geometry(&self) -> Geometry {
+            Geometry::new(500 * E, ExtentBytes::new(E).unwrap(), 512, 4096).unwrap()
+        }
+        fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
+            let next = (from / E..500).find(|e| e % 7 != 0);
+            Ok(next.map(|e| ByteRange::new((e * E).max(from), (e + 1) * E - (e * E).max(from))))
+        }
+        fn read(&self, extents: ExtentRange, out: &mut [u8]) -> Result<()> {
+            for (e, bytes) in extents.iter().zip(out.chunks_mut(E as usize)) {
+                bytes.fill(e as u8);
+            }
+            Ok(())
+        }
+        fn urgent(&self) -> Option<u64> {
+            self.script.lock().unwrap().pop()
+        }
+        fn taken(&self, extents: ExtentRange) {
+            self.taken.fetch_add(extents.count(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_is_urgent_is_read_first_and_nothing_twice() {
+        for readers in [0, 2] {
+            // 63 is a hole now, 130 is named twice; the hot ones come after them.
+            let script = [480, 63, 130, 131, 130, 66, 0].into_iter().rev().collect();
+            let source = Urgent { script: Mutex::new(script), taken: AtomicU64::new(0) };
+            let order = ReadOrder::new(vec![ExtentRange { start: 0, end: 500 }], &[300, 0, 480]);
+            let mut seen = Vec::new();
+            collect(&source, order, readers, &mut |found| {
+                match found {
+                    Found::Zero(r) => seen.extend(r.iter()),
+                    Found::Data(e, bytes) => {
+                        assert!(bytes.iter().all(|b| *b == e as u8));
+                        seen.push(e);
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(seen[..6], [480, 63, 130, 131, 66, 0]);
+            assert_eq!(source.taken.load(Ordering::Relaxed), 500);
+            seen.sort_unstable();
+            assert_eq!(seen, (0..500).collect::<Vec<_>>());
+        }
+    }
 }

@@ -315,29 +315,84 @@ fn a_full_or_failing_fleece_gives_up_the_backup_never_the_guest() {
     for full_fleece in [true, false] {
         let m = Machine::new();
         let (v, set) = m.open().unwrap();
-        for e in 0..4 {
+        for e in 0..14 {
             v.write_at(e * EXTENT, &[1; 4096]).unwrap();
         }
         let options = m.fleece(if full_fleece { 2 * EXTENT } else { 1 << 30 });
         let i = set.instant(&crate::live::NoHooks, &options).unwrap();
-        for e in 0..2 {
+        // Two in memory, two in the file; what was taken makes room, wherever it lay.
+        for e in 0..8 {
             v.write_at(e * EXTENT, &[2; 4096]).unwrap();
+            if e < 4 {
+                i.volumes()[0].taken(r(e, e + 1));
+            }
         }
-        if full_fleece {
-            i.volumes()[0].taken(r(0, 1));
-            v.write_at(2 * EXTENT, &[2; 4096]).unwrap();
-            i.intact().expect("what was taken makes room");
-        } else {
+        i.intact().expect("there was room for four at any time");
+        if !full_fleece {
             m.plan.fail_next(FaultOp::Write, Kind::Failed);
         }
-        v.write_at(3 * EXTENT, &[2; 4096]).unwrap();
+        // The guest goes on at once; the backup hears of it when the file was written to.
+        for e in 8..14 {
+            v.write_at(e * EXTENT, &[2; 4096]).unwrap();
+        }
+        let begun = std::time::Instant::now();
+        while i.intact().is_ok() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
         let e = i.intact().unwrap_err();
         assert_eq!(e.kind, if full_fleece { Kind::Full } else { Kind::Failed }, "{e}");
-        assert!(i.volumes()[0].read(1, &mut vec![0; EXTENT as usize]).is_err());
+        assert!(i.volumes()[0].read(5, &mut vec![0; EXTENT as usize]).is_err());
         v.write_at(3 * EXTENT, &[3; 4096]).unwrap();
         drop(i);
         assert!(options.dir.names().unwrap().is_empty(), "the fleece is gone");
         assert!(m.instant(&set).unwrap().intact().is_ok(), "the next one starts afresh");
+    }
+}
+
+/// The file's disk does not answer: the guest's writes go on until memory is full; then one waits, until the backup takes
+/// what is urgent or is given up.
+#[test]
+fn a_guest_waits_for_the_fleece_only_while_memory_is_full() {
+    for gives_up in [false, true] {
+        let m = Machine::new();
+        let (v, set) = m.open().unwrap();
+        (0..6).for_each(|e| v.write_at(e * EXTENT, &[e as u8 + 1; 4096]).unwrap());
+        // Nobody writes out: an even memory of four extents is crowded with three, and the file takes nothing.
+        let fleece = FleeceOptions { memory_bytes: 4 * EXTENT, ..m.fleece(1 << 30) };
+        let held = StuckDir::over(fleece.dir.clone());
+        let stuck = held.stuck.clone();
+        let i = set.instant(&crate::live::NoHooks, &FleeceOptions { dir: held, ..fleece }).unwrap();
+        (0..4).for_each(|e| v.write_at(e * EXTENT, &[9; 4096]).unwrap());
+        let fifth = std::thread::spawn({
+            let v = v.clone();
+            move || v.write_at(4 * EXTENT, &[9; 4096])
+        });
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(!fifth.is_finished(), "there is no room for it");
+        v.write_at(3 * EXTENT, &[8; 4096]).expect("what is kept already needs no room");
+        let volume = i.volumes()[0];
+        if !gives_up {
+            let (urgent, mut out) = (volume.urgent().unwrap(), vec![0; EXTENT as usize]);
+            assert_eq!(urgent, 0, "the oldest");
+            volume.read(urgent, &mut out).unwrap();
+            assert_eq!(out[0], 1);
+            volume.taken(r(urgent, urgent + 1));
+            fifth.join().unwrap().unwrap();
+            assert_eq!(volume.urgent(), Some(1));
+            stuck.store(false, SeqCst);
+        } else {
+            // The instant ends while the disk still does not answer the thread that writes out.
+            let ending = std::thread::spawn({
+                let stuck = stuck.clone();
+                move || {
+                    std::thread::sleep(Duration::from_millis(30));
+                    stuck.store(false, SeqCst);
+                }
+            });
+            drop(i);
+            fifth.join().unwrap().unwrap();
+            ending.join().unwrap();
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use rekindle_core::volume::{ExtentBytes, Generation, Uuid};
 use rekindle_io::block::{BlockExt, FaultyBlock, ImageFacts, MemBlock};
 use rekindle_io::clock::ManualClock;
 use rekindle_io::fault::{Crash, FaultPlan};
-use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
+use rekindle_io::logfile::{FaultyDir, LogDir, LogFile, MemDir};
 use rekindle_io::{Error, Kind, Result};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -95,7 +96,12 @@ impl Machine {
         (f.modified_ns, f.changed_ns) = (now, now);
     }
     pub fn fleece(&self, bytes: u64) -> FleeceOptions {
-        FleeceOptions { bytes, ..FleeceOptions::new(FaultyDir::new(MemDir::new(), self.plan.clone())) }
+        // Little memory, so that the files are used.
+        FleeceOptions {
+            bytes,
+            memory_bytes: 2 * EXTENT,
+            ..FleeceOptions::new(FaultyDir::new(MemDir::new(), self.plan.clone()))
+        }
     }
     pub fn instant(&self, set: &LiveSet) -> Result<Box<dyn SetInstant>> {
         set.instant(&NoHooks, &self.fleece(1 << 30))
@@ -149,4 +155,68 @@ pub fn full(disk: &MemBlock) -> Vec<u8> {
         out.extend(digest(&buf));
     }
     out
+}
+
+/// A folder whose files do not answer writes while it is stuck.
+pub struct StuckDir {
+    inner: Arc<dyn LogDir>,
+    pub stuck: Arc<AtomicBool>,
+}
+struct StuckFile(Arc<dyn LogFile>, Arc<AtomicBool>);
+
+impl StuckDir {
+    pub fn over(inner: Arc<dyn LogDir>) -> Arc<StuckDir> {
+        Arc::new(StuckDir { inner, stuck: Arc::new(AtomicBool::new(true)) })
+    }
+}
+
+impl LogDir for StuckDir {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+    fn create(&self, name: &str) -> Result<Arc<dyn LogFile>> {
+        Ok(Arc::new(StuckFile(self.inner.create(name)?, self.stuck.clone())))
+    }
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn LogFile>>> {
+        self.inner.open(name)
+    }
+    fn replace(&self, from: &str, to: &str) -> Result<()> {
+        self.inner.replace(from, to)
+    }
+    fn remove(&self, name: &str) -> Result<()> {
+        self.inner.remove(name)
+    }
+    fn names(&self) -> Result<Vec<String>> {
+        self.inner.names()
+    }
+    fn sync_names(&self) -> Result<()> {
+        self.inner.sync_names()
+    }
+    fn free_bytes(&self) -> Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+impl LogFile for StuckFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
+        while self.1.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.0.write_at(offset, parts)
+    }
+    fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.punch(offset, len)
+    }
 }
