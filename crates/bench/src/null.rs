@@ -41,9 +41,10 @@ pub fn serve(size: u64, socket: &Path) -> Result<()> {
     serve_device(Arc::new(Null { size }), socket)
 }
 
-/// Serves a raw file as the product does, less what a live volume adds: usage counting, change tracking, instants.
+/// Serves a raw file as the product does, less what a live volume adds: usage counting, change tracking, instants. Not
+/// locked: it is compared with the product over the same file.
 pub fn serve_bare(file: &Path, socket: &Path) -> Result<()> {
-    serve_device(FileBlock::open(file, &FileOptions::default())?, socket)
+    serve_device(FileBlock::open(file, &FileOptions { lock: false, ..FileOptions::default() })?, socket)
 }
 
 fn serve_device(device: Arc<dyn Block>, socket: &Path) -> Result<()> {

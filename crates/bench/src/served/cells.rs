@@ -42,15 +42,8 @@ pub struct Cell {
 }
 
 /// Every server, in the order of the tables.
-pub const ALL: [Kind; 7] = [
-    Kind::NbdkitFile,
-    Kind::NbdkitFileNoSr,
-    Kind::Rekindle,
-    Kind::RekindleBare,
-    Kind::QemuNbd,
-    Kind::NbdkitMemory,
-    Kind::Null,
-];
+pub const ALL: [Kind; 6] =
+    [Kind::NbdkitFile, Kind::NbdkitFileNoSr, Kind::Rekindle, Kind::QemuNbd, Kind::NbdkitMemory, Kind::Null];
 const LARGE: [Kind; 5] = [Kind::NbdkitFile, Kind::NbdkitFileNoSr, Kind::Rekindle, Kind::QemuNbd, Kind::Null];
 const READERS: [Kind; 4] = [Kind::NbdkitFile, Kind::NbdkitFileNoSr, Kind::Rekindle, Kind::QemuNbd];
 const WRITERS: [Kind; 2] = [Kind::NbdkitFile, Kind::Rekindle];
@@ -67,20 +60,31 @@ pub const LARGE_WRITE: &str = "write 256k QD8x1";
 pub const MIXED: &str = "70/30 4k, FLUSH each 64 writes, QD32x1";
 pub const COLD: &str = "cold read 4k QD32x1";
 
+/// Random requests of 4 KiB, 32 in flight on one connection.
+pub fn main_load(size: &Size, read_percent: u32) -> Load {
+    Load {
+        block: 4096,
+        depth: 32,
+        connections: 1,
+        read_percent,
+        flush_every: 0,
+        pattern: Pattern::Random,
+        span: size.file,
+        time: size.time,
+        seed: 1,
+    }
+}
+
 /// All of them that `size` asks for. Reads stand before writes: they leave the files as they are.
 pub fn cells(size: &Size) -> Vec<Cell> {
     let load = |block, depth, connections, read_percent, pattern| Load {
         block,
         depth,
         connections,
-        read_percent,
-        flush_every: 0,
         pattern,
-        span: size.file,
-        time: size.time,
-        seed: 1,
+        ..main_load(size, read_percent)
     };
-    let main = |read| load(4096, 32, 1, read, Pattern::Random);
+    let main = |read| main_load(size, read);
     let large = |read| load(256 << 10, 8, 1, read, Pattern::Sequential);
     let mut all = Vec::new();
     let mut add = |name: &str, client: Client, load: Load, on: &'static [Kind]| {

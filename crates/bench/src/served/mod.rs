@@ -2,6 +2,7 @@
 //! each cell that needs it; servers alive at once, their order rotated each round; ratios within a round.
 
 mod cells;
+mod pair;
 mod report;
 
 use crate::nbd::load;
@@ -27,6 +28,8 @@ pub struct Size {
     pub file: u64,
     /// Only cells whose name contains this.
     pub only: String,
+    /// Pairs of slices a round, where only usage counting and change tracking differ.
+    pub pairs: usize,
     /// Leave out depths and connections beyond the main ones.
     pub brief: bool,
 }
@@ -39,6 +42,7 @@ impl Size {
             time: Duration::from_millis(plan.pick(700, 700, 40)),
             file: plan.pick(256 << 20, 256 << 20, 8 << 20),
             only: String::new(),
+            pairs: plan.pick(15, 10, 1),
             brief: plan.scale != Scale::Full,
         }
     }
@@ -127,11 +131,20 @@ fn measure(up: &mut Up, cell: &Cell) -> Result<(f64, f64, f64)> {
 /// Measures and reports.
 pub fn run(size: &Size, report: &Report) -> Result<()> {
     let home = workspace("served")?;
-    let mut servers = servers(home.path(), size)?;
     let cells = cells(size);
-    if cells.is_empty() {
+    let pairs = if pair::NAME.contains(&size.only) { pair::run(home.path(), size)? } else { Vec::new() };
+    if cells.is_empty() && pairs.is_empty() {
         return fail("no cell has that name");
     }
+    let found = if cells.is_empty() { Results::new() } else { beside_peers(home.path(), size, &cells)? };
+    let results = report::Results { size, cells: &cells, found: &found, pairs: &pairs };
+    report.plot("served", &results.plot())?;
+    report.section("served", &results.text())
+}
+
+/// All cells on all servers, round by round.
+fn beside_peers(home: &Path, size: &Size, cells: &[Cell]) -> Result<Results> {
+    let mut servers = servers(home, size)?;
     let mut found = Results::new();
     for round in 0..size.rounds {
         for (c, cell) in cells.iter().enumerate() {
@@ -152,7 +165,5 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
         }
         eprintln!("round {} of {} done", round + 1, size.rounds);
     }
-    let results = report::Results { size, cells: &cells, found: &found };
-    report.plot("served", &results.plot())?;
-    report.section("served", &results.text())
+    Ok(found)
 }
