@@ -135,6 +135,62 @@ fn fill(set: &RestoreSet) {
     assert!(set.is_complete());
 }
 
+/// A disk at whose next flush something else happens, behind the flush and before it is answered.
+struct During {
+    disk: Arc<MemBlock>,
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+impl Block for During {
+    fn info(&self) -> Info {
+        self.disk.info()
+    }
+    fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>) {
+        self.disk.submit(batch, answers, sink);
+        if batch.iter().any(|r| matches!(r.op, Op::Flush)) {
+            let then = self.then.lock().unwrap().take();
+            then.into_iter().for_each(|then| then());
+        }
+    }
+    fn allocation(&self, range: ByteRange, out: &mut Vec<rekindle_io::block::Allocation>) -> Result<()> {
+        self.disk.allocation(range, out)
+    }
+}
+
+/// What the fill lands while the destination is being flushed is not covered by that flush.
+#[test]
+fn what_lands_during_a_flush_is_settled_by_the_next_one() {
+    let b = Bench::new();
+    let during = Arc::new(During { disk: b.disk.clone(), then: Mutex::new(None) });
+    let v = NewVolume {
+        name: "data".into(),
+        volume: Uuid([5; 16]),
+        origin: None,
+        destination: "/dev/disk".into(),
+        parts: VolumeParts { target: during.clone(), ..b.parts() },
+    };
+    let set = RestoreSet::create(b.state(), "shop", vec![v], Bench::options(), b.clock.clone()).unwrap();
+    assert_eq!(set.fetch(0, &[MID]), 1);
+    let filling = set.clone();
+    *during.then.lock().unwrap() = Some(Box::new(move || assert_eq!(filling.fetch(0, &[MID + 1]), 1)));
+    while during.then.lock().unwrap().is_some() {
+        set.mover_step(true).unwrap();
+    }
+    // The record names the stamp, then the pages become durable.
+    (0..2).for_each(|_| assert_eq!(set.mover_step(true).unwrap(), Step::Worked));
+    for seed in 0..8 {
+        let after = Bench {
+            dir: b.dir.crash(Crash::Power { seed }),
+            disk: b.disk.crash(Crash::Power { seed }),
+            holder: b.holder.clone(),
+            ..Bench::new()
+        };
+        let set = after.resume().unwrap();
+        assert!(!set.is_absent(0, MID), "it was flushed, and its page is durable");
+        let got = after.read(&set, 1, (MID + 1) * EXTENT, EXTENT as usize).unwrap().unwrap();
+        assert!(got == b.truth(MID + 1), "seed {seed}: a page names what no flush has covered");
+    }
+}
+
 #[test]
 fn one_fetch_however_many_wait() {
     let b = Bench::new();

@@ -87,6 +87,17 @@ fn nothing_is_lost_unasked() {
     drop(user);
     s.ok(&["restore", "db", "--to", &there, "--yes", "db"]);
     assert!(read(&there) == bytes);
+    // What appears while a copy is made was in nobody's mind when consent was given, or not needed.
+    let slow = s.start(&["restore", "db", "--to", "late.raw", "--limit", "1MB/s"]);
+    let begun = std::time::Instant::now();
+    while !s.path("late.raw.partial").exists() {
+        assert!(begun.elapsed().as_secs() < 30, "{}", slow.said());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let late = s.file("late.raw", b"precious");
+    let mut slow = slow;
+    assert_eq!(slow.end(), 14, "{}", slow.said());
+    assert!(read(&late) == b"precious" && read(s.path("late.raw.partial")) == bytes, "{}", slow.said());
     // A copy that is not whole leaves what was there.
     let pack = std::process::Command::new("sh")
         .args(["-c", "find repo -type f -size +64k | head -1"])

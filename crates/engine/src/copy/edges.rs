@@ -29,8 +29,9 @@ impl Edges {
     pub fn middle(&self) -> ExtentRange {
         ExtentRange { start: self.head.end, end: self.tail.start }
     }
+    /// The tail first: while the head is zero, nothing takes this for a volume.
     pub fn extents(&self) -> impl Iterator<Item = ExtentRange> {
-        [self.head, self.tail].into_iter().filter(|r| r.count() > 0)
+        [self.tail, self.head].into_iter().filter(|r| r.count() > 0)
     }
     pub fn ranges(&self) -> impl Iterator<Item = ByteRange> {
         self.extents().map(|r| {

@@ -2,14 +2,16 @@
 //!
 //! - **Order**: in the holder's cheap order (pack by pack), many at a time, by a few threads that fetch, open
 //!   (authenticate, decrypt, decompress) and write. Zeros are never fetched: holes in a fresh file, made zero elsewhere.
-//! - **Half a copy is not a volume**: the first and last MiB are zeroed first, durably, and written last, after the rest
-//!   is durable.
+//! - **Half a copy is not a volume**: the first and last MiB are zeroed first, durably, and written last, the last one
+//!   before the first, each after the rest is durable.
 //! - **Resuming** needs no state: a destination that exists is compared by id with the snapshot, and what is equal
 //!   stays. So an interrupted copy goes on where it was, and a copy over an old version of the volume moves the
 //!   difference only.
 //! - **A store that is away** is waited for, up to the caller's patience.
 //! - **Damage** costs what it hits: zeros are written there, the copy goes on, and its report names those bytes. The same
-//!   copy again asks for them again; what the destination has right already needs no pack.
+//!   copy again asks for them again; what the destination has right already needs no pack. In a file that still is called
+//!   otherwise (`is_apart`) nothing is overwritten but by the moment's own bytes: a repository that went on losing
+//!   objects takes nothing of what an earlier copy saved.
 //! - Anything else ends the copy.
 
 mod diff;
@@ -112,14 +114,19 @@ pub fn copy(
     let compare = compare.filter(|_| !to.is_fresh());
     let shared = Shared::new(geometry, options, progress);
     let edges = edges::Edges::of(&geometry);
-    if !to.is_fresh() {
+    // What is there already is looked at, unless its edges have to go first.
+    let had = compare.filter(|_| to.is_apart());
+    if !to.is_fresh() && !to.is_apart() {
         edges.ranges().try_for_each(|r| to.zero(r))?;
         to.flush()?;
     }
     run(holder, Planner::new(holder.as_ref(), compare, to, edges.middle()), to, &shared)?;
     to.flush()?;
     for extents in edges.extents() {
-        run(holder, Planner::new(holder.as_ref(), None, to, extents), to, &shared)?;
+        run(holder, Planner::new(holder.as_ref(), had, to, extents), to, &shared)?;
+        if !to.is_fresh() && !to.is_apart() {
+            to.flush()?;
+        }
     }
     to.flush()?;
     progress.update(shared.done());
@@ -236,10 +243,11 @@ impl<'a> Shared<'a> {
             damaged,
         }
     }
-    /// `extent` cannot be had: zeros are its place in the copy.
+    /// `extent` cannot be had: zeros are its place in the copy, or what an earlier one left there. That may be right,
+    /// though what would prove it is lost by now.
     fn lost(&self, extent: u64, e: &Error, to: &dyn Destination) -> Result<()> {
         let range = self.geometry.extent_bytes(extent);
-        if !to.is_fresh() {
+        if !to.is_fresh() && !to.is_apart() {
             to.zero(range)?;
         }
         if self.damaged.lock().unwrap_or_else(PoisonError::into_inner).add(extent, e) {

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry};
 use rekindle_io::block::{Block, BlockExt, MemBlock};
 use rekindle_io::destination::{BlockDestination, FileDestination, open_destination};
+use rekindle_io::fault::Crash;
 use rekindle_io::holder::MemHolder;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -131,6 +132,44 @@ impl Progress for StopAfter {
 fn edges_are_zero(path: &Path) -> bool {
     let bytes = std::fs::read(path).unwrap();
     bytes[..1 << 20].iter().chain(&bytes[bytes.len() - (1 << 20)..]).all(|b| *b == 0)
+}
+
+/// A device that loses power at any moment of a copy over what it held: its first MiB says nothing before all else is
+/// durable.
+#[test]
+fn the_head_comes_when_all_else_is_durable() {
+    struct Watched(Arc<MemBlock>, Vec<u8>);
+    impl Destination for Watched {
+        fn place(&self) -> String {
+            "watched".into()
+        }
+        fn is_fresh(&self) -> bool {
+            false
+        }
+        fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+            self.0.read_at(at, buf)
+        }
+        fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+            if at < 1 << 20 {
+                let durable = self.0.crash(Crash::Power { seed: at }).bytes();
+                assert!(durable[1 << 20..] == self.1[1 << 20..], "the head was written at {at}");
+            }
+            self.0.write_at(at, bytes)
+        }
+        fn zero(&self, range: ByteRange) -> Result<()> {
+            self.0.zero_at(range.start, range.len)
+        }
+        fn flush(&self) -> Result<()> {
+            self.0.flush()
+        }
+    }
+    let image = usual();
+    let (_, holder) = holder(&image);
+    let device = MemBlock::new(image.len() as u64);
+    device.write_at(0, &vec![0xee; image.len()]).and_then(|()| device.flush()).unwrap();
+    let to = Watched(device, image.clone());
+    copy(&holder, None, &to, &quick(), &Unwatched).unwrap();
+    assert!(to.0.bytes() == image);
 }
 
 #[test]

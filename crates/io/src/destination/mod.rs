@@ -22,6 +22,11 @@ pub trait Destination: Send + Sync {
     fn place(&self) -> String;
     /// It reads as zeros everywhere: zeros need not be written.
     fn is_fresh(&self) -> bool;
+    /// It has a name of its own until it is whole: nobody takes it for a volume, and what an earlier copy left there may be
+    /// all there is.
+    fn is_apart(&self) -> bool {
+        false
+    }
     /// Fills `buf`.
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<()>;
     /// Writes all of `bytes`.
@@ -67,15 +72,21 @@ pub struct FileDestination {
     path: PathBuf,
     file: File,
     fresh: bool,
+    apart: bool,
 }
 
 impl FileDestination {
+    /// It is called otherwise once it is whole (see [`Destination::is_apart`]).
+    #[must_use]
+    pub fn apart(self) -> Self {
+        FileDestination { apart: true, ..self }
+    }
     /// A new sparse file; `Kind::Exists` if there is one.
     pub fn create(path: &Path, size: u64) -> Result<Self> {
         let error = |e: &std::io::Error| Error::os(path.display().to_string(), e);
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(|e| error(&e))?;
-        let made = FileDestination { path: path.into(), file, fresh: true };
+        let made = FileDestination { path: path.into(), file, fresh: true, apart: false };
         made.lock()?;
         made.file.set_len(size).map_err(|e| error(&e))?;
         Ok(made)
@@ -92,7 +103,7 @@ impl FileDestination {
             );
             return Err(Error::new(Kind::Invalid, what));
         }
-        let opened = FileDestination { path: path.into(), file, fresh: has == 0 };
+        let opened = FileDestination { path: path.into(), file, fresh: has == 0, apart: false };
         opened.lock()?;
         opened.file.set_len(size).map_err(|e| error(&e))?;
         Ok(opened)
@@ -117,6 +128,9 @@ impl Destination for FileDestination {
     }
     fn is_fresh(&self) -> bool {
         self.fresh
+    }
+    fn is_apart(&self) -> bool {
+        self.apart
     }
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
         self.file.read_exact_at(buf, at).map_err(|e| self.error(&e))

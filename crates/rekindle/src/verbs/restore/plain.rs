@@ -118,17 +118,18 @@ impl Work<'_> {
             return self.copy(holder, &device, verify);
         }
         let partial = partial(&dest.path);
-        let made = open_file(&partial, dest, &g).and_then(|file| self.copy(holder, &file, verify));
-        match &made {
-            Ok(copied) if copied.damage.extents == 0 => std::fs::rename(&partial, &dest.path)
-                .and_then(|()| dest::sync_folder_of(&dest.path))
-                .map_err(|e| Failure::system(format!("cannot name the copy {}", dest.path.display()), &e))?,
-            // The same command goes on with it.
-            Ok(_) => {}
-            Err(f) if matches!(f.exit, Exit::Interrupted | Exit::Unreachable | Exit::Busy) => {}
-            Err(_) => drop(std::fs::remove_file(&partial)),
+        let file = open_file(&partial, dest, &g)?;
+        let new = file.is_fresh();
+        let copied = self.copy(holder, &file, verify).inspect_err(|f| {
+            // What an earlier copy saved may be all there is of it; the same command goes on with that.
+            if new && !matches!(f.exit, Exit::Interrupted | Exit::Unreachable | Exit::Busy) {
+                let _ = std::fs::remove_file(&partial);
+            }
+        })?;
+        if copied.damage.extents == 0 {
+            name(&partial, dest)?;
         }
-        made
+        Ok(copied)
     }
     fn copy(&self, holder: &Arc<SnapshotHolder>, to: &dyn Destination, verify: bool) -> Outcome<CopyReport> {
         let source: Arc<dyn Holder> = holder.clone();
@@ -197,7 +198,7 @@ fn open_file(partial: &Path, dest: &Dest, g: &Geometry) -> Outcome<FileDestinati
         Err(e) if e.kind == Kind::Exists => FileDestination::open(partial, g.size),
         other => other,
     };
-    let file = file.map_err(cannot)?;
+    let file = file.map_err(cannot)?.apart();
     if matches!(dest.found, Found::File(_)) {
         let opened = std::fs::File::open(partial);
         let opened =
@@ -205,6 +206,20 @@ fn open_file(partial: &Path, dest: &Dest, g: &Geometry) -> Outcome<FileDestinati
         dest::like(&opened, &dest.path);
     }
     Ok(file)
+}
+
+/// The copy is whole and takes its name, if what lies there is what consent was given for, and nobody uses it.
+fn name(partial: &Path, dest: &Dest) -> Outcome {
+    if Dest::look(&dest.path)?.found != dest.found {
+        return Err(Failure::refused(
+            format!("the copy was not named {}", dest.path.display()),
+            "another file appeared there, or that file changed, while it was made",
+            format!("the copy is whole: mv {} to a name of your choice", partial.display()),
+        ));
+    }
+    std::fs::rename(partial, &dest.path)
+        .and_then(|()| dest::sync_folder_of(&dest.path))
+        .map_err(|e| Failure::system(format!("cannot name the copy {}", dest.path.display()), &e))
 }
 
 /// stdout without a buffer of lines: these are disks.
@@ -246,7 +261,8 @@ fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summ
     if damaged {
         text.extend(made.damage.lines(usize::MAX));
         text.push(
-            "          zeros are in its place; when the object is back the same command asks for it again"
+            "          zeros are in its place, or what an earlier copy had; when the object is back the same command \
+             asks for it again"
                 .into(),
         );
         let kept = made.partial.iter();
