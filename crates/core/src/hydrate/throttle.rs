@@ -34,6 +34,9 @@ const TARGET: f64 = 0.25;
 const TARGET_MIN: Duration = Duration::from_micros(100);
 /// A guest that waited for a demand read so lately is still at it.
 const AWAITED: Duration = Duration::from_secs(1);
+/// Least and steps of the window are of chunks, and a chunk is never taken for smaller than this: two extents of a disk that
+/// compresses thirty times are nothing to any link, and in steps of one a window would take minutes to open.
+const GRAIN: f64 = 32.0 * 1024.0;
 /// Share of the bandwidth that fill gets whatever delay says.
 const FLOOR: f64 = 0.05;
 
@@ -70,7 +73,7 @@ impl Throttle {
         Throttle {
             extent,
             came: 0,
-            window: 2.0 * extent,
+            window: 2.0 * extent.max(GRAIN),
             in_flight: 0,
             full: false,
             link: Meter::new(now),
@@ -122,7 +125,7 @@ impl Throttle {
             return 0;
         }
         self.refill(now);
-        let window = if now < self.probe_end { 2.0 * self.extent } else { self.window };
+        let window = if now < self.probe_end { self.least() } else { self.window };
         let mut free = (window - self.in_flight as f64).max(0.0);
         self.full = free < self.extent;
         if free < self.extent && self.floor >= self.extent && (self.in_flight as f64) < 2.0 * self.bound() {
@@ -158,6 +161,9 @@ impl Throttle {
         if self.limit.is_some() {
             self.tokens -= bytes as f64 - asked as f64; // What was asked is an estimate; the limit is of what moved.
         }
+        if bytes == 0 {
+            return; // All zeros, as it turned out: nothing came over the link.
+        }
         // The mean at first: what it was created with is a guess, and one ten times too large holds two requests on the way.
         self.came = (self.came + 1).min(64);
         self.extent += (bytes as f64 - self.extent) / f64::from(self.came);
@@ -167,7 +173,9 @@ impl Throttle {
     /// A demand fetch of `bytes` came after `latency`: measures the link, moves no window.
     pub fn demand_came(&mut self, now: Duration, bytes: u64, latency: Duration) {
         self.demand_at = Some(now);
-        self.measure(now, bytes, latency);
+        if bytes > 0 {
+            self.measure(now, bytes, latency);
+        }
     }
     /// What is known of the link.
     pub fn link(&self) -> Link {
@@ -178,6 +186,14 @@ impl Throttle {
         }
     }
 
+    /// What the window steps by.
+    fn grain(&self) -> f64 {
+        self.extent.max(GRAIN)
+    }
+    /// What is always allowed.
+    fn least(&self) -> f64 {
+        2.0 * self.grain()
+    }
     fn refill(&mut self, now: Duration) {
         let passed = now.saturating_sub(self.refilled).as_secs_f64();
         self.refilled = self.refilled.max(now);
@@ -204,7 +220,7 @@ impl Throttle {
         if let Some(start) = &mut self.start {
             let look = Look { window: &mut self.window, full: self.full, late: off <= 0.0 };
             if !start.came(now, bytes, latency, look) {
-                self.window = self.window.clamp(2.0 * self.extent, WINDOW_MAX as f64);
+                self.window = self.window.clamp(self.least(), self.least().max(WINDOW_MAX as f64));
                 return;
             }
             self.start = None;
@@ -215,7 +231,7 @@ impl Throttle {
         } else {
             self.follow_delay(now, bytes, latency.as_secs_f64(), off);
         }
-        let least = (2.0 * self.extent).max(self.gain.proven);
+        let least = self.least().max(self.gain.proven);
         self.window = self.window.clamp(least, self.bound().max(least));
     }
     /// What a wider window brings is tried now and then; `true` while a trial holds the window.
@@ -223,8 +239,8 @@ impl Throttle {
         let at = Window {
             window: self.window,
             full: self.full,
-            extent: self.extent,
-            least: 2.0 * self.extent,
+            extent: self.grain(),
+            least: self.least(),
             most: WINDOW_MAX as f64,
             awaited: self.demand_at.is_some_and(|at| now.saturating_sub(at) < AWAITED),
             held: off < 0.0 || self.window >= self.bound(),
@@ -244,18 +260,18 @@ impl Throttle {
             self.shrunk = now;
         } else if off < 0.0 || self.full {
             // A chunk per window of bytes, scaled by how far off the target.
-            self.window += off.clamp(-1.0, 1.0) * self.extent * bytes / self.window;
+            self.window += off.clamp(-1.0, 1.0) * self.grain() * bytes / self.window;
         }
     }
     /// 2 x bandwidth x minimum latency. The time a chunk itself is on the wire is in the measured latency but is no
     /// latency of the link: without it; but never less than one chunk over what was achieved (or it could not grow), nor
     /// than two. What was achieved took a little longer than the least latency: the twelfth makes the chunk a whole one.
     fn bound(&self) -> f64 {
-        let least = 2.0 * self.extent;
+        let (least, grain) = (self.least(), self.grain());
         match (self.link.rate(), self.link.latency_min()) {
             (Some(rate), Some(min)) => {
-                let full = (rate * min + self.extent) * 1.08;
-                (2.0 * (rate * min - self.extent)).max(full).min(WINDOW_MAX as f64).max(least)
+                let full = (rate * min + grain) * 1.08;
+                (2.0 * (rate * min - grain)).max(full).min(WINDOW_MAX as f64).max(least)
             }
             _ => (WINDOW_MAX as f64).max(least),
         }

@@ -3,8 +3,9 @@
 use super::super::fetch::FetchObserver;
 use super::super::lock;
 use rekindle_io::Error;
+use rekindle_io::clock::Clock;
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Reports kept; ends of our own fetches are bounded by the window, the others may be forgotten.
@@ -12,10 +13,11 @@ const KEPT_MAX: usize = 65_536;
 
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The guest missed here.
-    Missed { volume: u16, extent: u64 },
+    /// The guest missed here. `at`: when, not when it is heard of: a thread that hears of a miss and of its end together
+    /// would take the link for one without latency, and never fill its pipe.
+    Missed { volume: u16, extent: u64, at: Duration },
     /// A fetch ended.
-    Arrived { volume: u16, extent: u64, outcome: Result<u32, Error> },
+    Arrived { volume: u16, extent: u64, at: Duration, outcome: Result<u32, Error> },
 }
 
 #[derive(Default)]
@@ -24,13 +26,16 @@ struct Letters {
     rung: bool,
 }
 
-#[derive(Default)]
 pub(super) struct Inbox {
     letters: Mutex<Letters>,
     came: Condvar,
+    clock: Arc<dyn Clock>,
 }
 
 impl Inbox {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Inbox {
+        Inbox { letters: Mutex::default(), came: Condvar::new(), clock }
+    }
     fn put(&self, report: Report) {
         let mut l = lock(&self.letters);
         l.rung = true;
@@ -60,14 +65,14 @@ impl Inbox {
 impl FetchObserver for Inbox {
     fn missed(&self, volume: u16, extent: u64) {
         if lock(&self.letters).reports.len() < KEPT_MAX {
-            self.put(Report::Missed { volume, extent });
+            self.put(Report::Missed { volume, extent, at: self.clock.now() });
         }
     }
     fn arrived(&self, volume: u16, extent: u64, demand: bool, outcome: Result<u32, Error>) {
         // A demand fetch only measures the link; one of ours must be heard of, or its bytes would count as under way for
         // ever. (One of ours that somebody then waited for is both: kept.)
         if !demand || lock(&self.letters).reports.len() < 2 * KEPT_MAX {
-            self.put(Report::Arrived { volume, extent, outcome });
+            self.put(Report::Arrived { volume, extent, at: self.clock.now(), outcome });
         }
     }
 }

@@ -41,7 +41,7 @@ impl Fill {
     /// Prepares to fill `set`; nothing runs yet. Goes online at once if the rule says so. One fill a set.
     pub fn new(set: Arc<RestoreSet>, options: FillOptions, clock: Arc<dyn Clock>) -> Arc<Fill> {
         let now = clock.now();
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(clock.clone()));
         set.observe(inbox.clone());
         let mut state = State::new(&set, options, now);
         state.look_online(&set, now);

@@ -136,34 +136,36 @@ impl State {
         take(&mut reports);
         for report in reports.drain(..) {
             match report {
-                Report::Missed { volume, extent } => {
+                Report::Missed { volume, extent, at } => {
                     self.schedule.volumes[volume as usize].missed(extent);
                     if self.demand.len() >= DEMAND_MAX {
                         self.demand.retain(|_, at| now.saturating_sub(*at) < Duration::from_secs(1));
                     }
                     if self.demand.len() < DEMAND_MAX {
-                        self.demand.insert((volume, extent), now);
+                        self.demand.insert((volume, extent), at);
                     }
                 }
-                Report::Arrived { volume, extent, outcome } => self.arrived(volume, extent, outcome, now),
+                Report::Arrived { volume, extent, at, outcome } => {
+                    self.arrived((volume, extent), outcome, at, now)
+                }
             }
         }
         self.reports = reports;
     }
-    fn arrived(&mut self, volume: u16, extent: u64, outcome: Result<u32, Error>, now: Duration) {
-        let asked = self.asked.remove(&(volume, extent));
-        let demanded = self.demand.remove(&(volume, extent));
+    /// It came at `at` and is heard of `now`.
+    fn arrived(&mut self, of: (u16, u64), outcome: Result<u32, Error>, at: Duration, now: Duration) {
+        let (volume, asked, demanded) = (of.0, self.asked.remove(&of), self.demand.remove(&of));
         match outcome {
             Ok(bytes) => {
                 (self.away, self.full) = (None, None);
                 let bytes = u64::from(bytes);
                 match (&asked, demanded) {
                     (Some(a), _) => {
-                        self.throttle.came(now, a.bytes, bytes, now.saturating_sub(a.at));
+                        self.throttle.came(now, a.bytes, bytes, at.saturating_sub(a.at));
                         self.fetched[a.source as usize] += 1;
                         self.fetched_bytes += bytes;
                     }
-                    (None, Some(at)) => self.throttle.demand_came(now, bytes, now.saturating_sub(at)),
+                    (None, Some(missed)) => self.throttle.demand_came(now, bytes, at.saturating_sub(missed)),
                     (None, None) => {}
                 }
                 let link = self.throttle.link();
