@@ -59,7 +59,21 @@ impl Damaged {
         }
         news
     }
+    /// `extent` is not damaged.
+    pub fn remove(&mut self, extent: u64) {
+        if let Some(chunk) = self.chunks.get_mut(&(extent / CHUNK)) {
+            chunk[(extent % CHUNK / 64) as usize] &= !(1 << (extent % 64));
+            if chunk.iter().all(|w| *w == 0) {
+                self.chunks.remove(&(extent / CHUNK));
+            }
+        }
+        self.reasons.remove(&extent);
+    }
     /// Nothing is known to be damaged.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+    /// Forgets all.
     pub fn clear(&mut self) {
         *self = Damaged::default();
     }
@@ -131,6 +145,11 @@ mod tests {
         assert_eq!((all.ranges[0].object.as_deref(), &*all.ranges[1].why), (Some("a"), "b is damaged"));
         let few = d.report(&g, 2, |e| e != 63);
         assert_eq!((few.extents, few.ranges.len(), few.more_ranges), (5, 2, 3));
+        d.remove(64);
+        d.remove(66);
+        d.remove(4999);
+        assert_eq!(d.from(0).collect::<Vec<_>>(), [63, 65, 67, 2048]);
+        assert_eq!((d.chunks.len(), d.reasons.len()), (2, 4));
         d.clear();
         assert_eq!(d.report(&g, 2, |_| true), Damage::default());
     }

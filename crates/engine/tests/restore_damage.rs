@@ -8,7 +8,8 @@ use rekindle_core::volume::{ExtentBytes, ExtentRange, Generation, Geometry, Uuid
 use rekindle_engine::backup::VolumeIdentity;
 use rekindle_engine::repository::{CommitMeta, InitOptions, Repository, Snapshot, WriterOptions};
 use rekindle_engine::restore::{
-    Fill, FillOptions, FillStep, NewVolume, RestoreOptions, RestoreSet, Step, VolumeParts,
+    Fill, FillOptions, FillStep, NewVolume, RestoreOptions, RestoreSet, RestoreState, Step, Verifier,
+    VolumeParts,
 };
 use rekindle_io::block::{BlockExt, MemBlock};
 use rekindle_io::clock::ManualClock;
@@ -152,6 +153,90 @@ fn any_one_object_lost_loses_what_it_held_until_it_is_back() {
         }
     }
     assert!(data >= 2 && metadata >= 2, "{data} runs lost data, {metadata} metadata");
+}
+
+/// Flips a bit of every byte from `from` on, `len` at most; twice is back. In place: the store keeps what it has opened.
+fn flip(path: &Path, from: usize, len: usize) {
+    let mut rights = path.metadata().unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o644);
+    std::fs::set_permissions(path, rights).unwrap();
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes.iter_mut().skip(from).take(len).for_each(|b| *b ^= 0x40);
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn identities_that_are_lost_after_completion_are_done_without() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, image) = (tmp.path().join("repo"), image());
+    let id = repository(&dir, &image).info().commit.snapshot;
+    let mut pages = 0;
+    for pack in packs(&dir) {
+        let len = std::fs::read(&pack).unwrap().len();
+        // Metadata lies at the end: one piece of it at a time.
+        for from in (len.saturating_sub(16 << 10)..len).step_by(2048) {
+            let repo = Repository::open(DirStore::open(&dir).unwrap(), None).unwrap();
+            let w = restore(&repo.snapshot_by_uuid(id).unwrap());
+            assert!(w.steps(10_000));
+            flip(&pack, from, 2048);
+            let mut at = Verifier::default();
+            let verified = (0..200).any(|_| w.set.verify_step(&mut at).unwrap() == Step::Idle);
+            assert!(verified, "{:?}", w.set.uncompared(9));
+            // Whoever asks for identities now is told: they were needed, and are not there.
+            let holder = repo.snapshot_by_uuid(id).unwrap().holder("db").unwrap();
+            pages += u64::from([0, 1024, 2048].iter().any(|e| holder.ids(*e, 1).is_err()));
+            flip(&pack, from, 2048);
+        }
+    }
+    assert!(pages > 0, "no identities were damaged");
+}
+
+#[test]
+fn what_is_lost_after_completion_is_compared_by_fetching_or_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, image) = (tmp.path().join("repo"), image());
+    let id = repository(&dir, &image).info().commit.snapshot;
+    let all = packs(&dir);
+    let (mut without, mut named) = (0, 0);
+    for lost in all.iter().map(|p| vec![p.clone()]).chain([all.clone()]) {
+        let repo = Repository::open(DirStore::open(&dir).unwrap(), None).unwrap();
+        let w = restore(&repo.snapshot_by_uuid(id).unwrap());
+        assert!(w.steps(10_000));
+        lost.iter().for_each(|p| flip(p, 0, usize::MAX));
+        let mut at = Verifier::default();
+        let mut verify = || {
+            let verified = (0..200).any(|_| !at.waits() && w.set.verify_step(&mut at).unwrap() == Step::Idle);
+            (verified, at.waits())
+        };
+        let uncompared = || w.set.uncompared(100);
+        match verify() {
+            // Data that has been fetched, or identities: what those stand for is fetched instead.
+            (true, _) => without += 1,
+            (_, waits) => {
+                let (lost, state) = (uncompared(), w.set.status().state);
+                assert!(waits && lost.only_damage_left && state == RestoreState::Complete, "{lost:?}");
+                let ranges = &lost.volumes[0].1.ranges;
+                assert!(
+                    ranges.iter().all(|r| r.object.as_ref().is_some_and(|o| o.starts_with("d/"))),
+                    "{lost:?}"
+                );
+                // The guest's own bytes need no comparing.
+                let first = ranges[0].range;
+                w.set.volumes()[0].write_at(first.start, &vec![1; EXTENT as usize]).unwrap();
+                assert_eq!(
+                    uncompared().volumes.first().map_or(0, |v| v.1.extents),
+                    lost.volumes[0].1.extents - 1
+                );
+                named += 1;
+            }
+        }
+        lost.iter().for_each(|p| flip(p, 0, usize::MAX));
+        // Looked at again, all is compared.
+        let again = (0..200).any(|_| w.set.verify_step(&mut at).unwrap() == Step::Idle);
+        assert!(again && uncompared().volumes.is_empty(), "{:?}", uncompared());
+        assert_eq!(w.set.status().state, RestoreState::Verified);
+    }
+    assert!(without >= 4 && named >= 2 && without + named == all.len() + 1, "{without} {named}");
 }
 
 #[test]

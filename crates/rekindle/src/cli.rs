@@ -285,6 +285,9 @@ pub struct RestoreArgs {
     /// Do not read back and compare what was written
     #[arg(long)]
     pub no_verify: bool,
+    /// Do so after all, going on with a restore that was begun with --no-verify
+    #[arg(long, conflicts_with = "no_verify")]
+    pub verify: bool,
     /// Forecast with this bandwidth instead of a measured one
     #[arg(long, value_name = "RATE", requires = "dry_run")]
     pub bandwidth: Option<String>,
@@ -340,6 +343,9 @@ pub struct TuneArgs {
     /// The export appears now
     #[arg(long)]
     pub online_now: bool,
+    /// Read back and compare what was written, though --no-verify was asked for before
+    #[arg(long)]
+    pub verify: bool,
     /// Say what would change
     #[arg(short = 'n', long)]
     pub dry_run: bool,

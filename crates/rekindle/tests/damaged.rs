@@ -25,14 +25,18 @@ fn lost(s: &Sandbox) -> (Vec<u8>, PathBuf) {
     (bytes, packs.max_by_key(|p| p.metadata().unwrap().len()).unwrap())
 }
 
+fn writable(pack: &PathBuf) {
+    let mut writable = pack.metadata().unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut writable, 0o644);
+    std::fs::set_permissions(pack, writable).unwrap();
+}
+
 /// Flips a byte in the midst: one extent is lost.
 fn flip(pack: &PathBuf) {
     let mut bytes = read(pack.clone());
     let at = bytes.len() / 2;
     bytes[at] ^= 0x40;
-    let mut writable = pack.metadata().unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut writable, 0o644);
-    std::fs::set_permissions(pack, writable).unwrap();
+    writable(pack);
     std::fs::write(pack, bytes).unwrap();
 }
 
@@ -89,6 +93,57 @@ fn a_damaged_extent_of_an_online_restore_is_named_and_healed_by_the_guest() {
     drop(c);
     r.signal(libc::SIGTERM);
     assert_eq!(r.end(), 0, "{}", r.said());
+    assert!(read(s.path("new.raw")) == bytes);
+}
+
+#[test]
+fn what_cannot_be_compared_any_more_is_not_waited_for() {
+    let s = Sandbox::new();
+    let (bytes, pack) = lost(&s);
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let begin = |more: &str| {
+        let mut r = s.start(&["restore", "db@latest", "--to", "new.raw", "--listen", &listen, more]);
+        r.says("nbd+unix");
+        r
+    };
+    let mut r = begin("--no-verify");
+    s.ok(&["wait", "db", "--for=complete", "--timeout", "60s"]);
+    let said = s.fails(1, &["wait", "db", "--for=verified", "--timeout", "60s"]);
+    assert!(said.contains("rekindle tune db --verify"), "{said}");
+    // Complete, and then the repository loses what it compares with: nobody has read that yet.
+    let whole = read(pack.clone());
+    let damaged: Vec<u8> = whole.iter().map(|b| b ^ 0x40).collect();
+    writable(&pack);
+    std::fs::write(&pack, damaged).unwrap();
+    assert!(s.ok(&["tune", "db", "--verify", "-n"]).contains("would read back"));
+    s.ok(&["tune", "db", "--verify"]);
+    let wait = ["wait", "db", "--for=verified", "--timeout", "60s"];
+    let said = s.fails(3, &wait);
+    let object = pack.file_name().unwrap().to_str().unwrap();
+    assert!(said.contains(object) && said.contains("cutover db --no-verify"), "{said}");
+    let status = &s.json(&["status", "db"])[0];
+    assert_eq!(
+        (&status["state"], &status["restore"]["damage"]),
+        (&"complete".into(), &serde_json::Value::Null)
+    );
+    let uncompared = &status["restore"]["uncompared"];
+    assert!(uncompared["rest_complete"] == true && uncompared["bytes"].as_u64().unwrap() > 0, "{status}");
+    assert!(s.ok(&["status", "db"]).contains("could not be compared"));
+    let said = s.fails(14, &["cutover", "db"]);
+    assert!(said.contains("cannot be verified in whole"), "{said}");
+    // Gone on with, it is as it was asked last; once the object is back all is compared.
+    r.signal(libc::SIGTERM);
+    r.end();
+    std::fs::write(&pack, whole).unwrap();
+    let mut r = begin("--no-verify");
+    s.fails(1, &wait);
+    r.signal(libc::SIGTERM);
+    r.end();
+    let mut r = begin("--verify");
+    s.ok(&wait);
+    s.ok(&["cutover", "db"]);
+    r.signal(libc::SIGTERM);
+    assert_eq!(r.end(), 0);
     assert!(read(s.path("new.raw")) == bytes);
 }
 

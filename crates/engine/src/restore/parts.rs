@@ -48,6 +48,8 @@ pub(super) struct Volume {
     pub uncache: Option<Uncache>,
     /// What the holder could not give.
     pub damaged: Mutex<Damaged>,
+    /// What verification could not compare, because the holder cannot say any more what it is.
+    pub uncompared: Mutex<Damaged>,
     /// How many of those were named in the log.
     pub losses_said: AtomicU64,
     /// After the hand-over: the live volume that serves from now on.

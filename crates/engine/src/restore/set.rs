@@ -86,6 +86,8 @@ pub struct RestoreSet {
     pub(super) volumes: Vec<Arc<RestoreVolume>>,
     pub(super) mover: Mutex<Mover>,
     pub(super) mended: AtomicU64,
+    /// Verification has looked at everything; what it could not compare is in the volumes.
+    pub(super) rest_verified: AtomicBool,
     pub(super) state: Arc<dyn LogDir>,
     online: AtomicBool,
     paused: AtomicBool,
@@ -223,6 +225,7 @@ impl RestoreSet {
             volumes,
             mover: Mutex::new(Mover::new(options.pace, now)),
             mended: AtomicU64::new(0),
+            rest_verified: AtomicBool::new(false),
             state,
             online: AtomicBool::new(false),
             paused: AtomicBool::new(false),
@@ -475,6 +478,7 @@ fn open_volume(
         usage: v.usage,
         uncache: v.uncache,
         damaged: Mutex::default(),
+        uncompared: Mutex::default(),
         losses_said: AtomicU64::new(0),
         settled: OnceLock::new(),
     })

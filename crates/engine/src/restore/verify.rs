@@ -7,10 +7,15 @@
 //! then, the destination does not keep what is written to it, and that is the end. Background work with a share of its own:
 //! the caller steps it as slowly as it likes.
 //!
+//! Where the identities are damaged in the holder, extents are fetched instead. What cannot be fetched either was not
+//! compared: it is named, everything else is verified, and it is tried again as often as the caller steps. The set does not
+//! count as verified before: letting its source go is for people to decide.
+//!
 //! It begins with a flush: dirty pages are dropped from no cache, and would be compared with themselves. It ends at a
 //! hand-over, also an unverified one: from there the guest writes to the destination without a mark, and mending what
 //! then differs would put the moment over what the guest wrote. So each look, and each mending, is inside the gate.
 
+use super::damage::RestoreDamage;
 use super::lock;
 use super::mover::Step;
 use super::parts::Volume;
@@ -35,6 +40,17 @@ pub struct Verifier {
     pub skipped: u64,
     /// Extents that differed and were written again.
     pub mended: u64,
+    /// Everything was looked at; where the next look at what could not be compared begins.
+    again_from: Option<(usize, u64)>,
+    /// Nothing could be compared at the last look that could not before.
+    in_vain: bool,
+}
+
+impl Verifier {
+    /// All that is left is what could not be compared, and that was so at the last look: there is no hurry.
+    pub fn waits(&self) -> bool {
+        self.in_vain
+    }
 }
 
 /// So many extents a step.
@@ -59,6 +75,11 @@ impl RestoreSet {
             return Ok(Step::Worked);
         }
         self.verify_mended(at)?;
+        if self.parts.volumes.iter().any(|v| !lock(&v.uncompared).is_empty()) {
+            self.rest_verified.store(true, Release);
+            self.compare_again(at)?;
+            return Ok(Step::Worked);
+        }
         let _gate = self.while_restoring()?;
         let mut plan = lock(&self.parts.plan);
         if !plan.1.verified {
@@ -93,27 +114,84 @@ impl RestoreSet {
             (v.geometry.extent_bytes(first).start, v.geometry.extent_bytes(first + n - 1).end());
         v.uncache(ByteRange::new(start, end - start))?;
         let mut known = Vec::with_capacity(n as usize);
-        v.holder.presence(first, n, &mut known)?;
+        match v.holder.presence(first, n, &mut known) {
+            // It cannot say: each is asked for.
+            Err(e) if e.is_loss() => known = vec![STORED; n as usize],
+            done => done?,
+        }
         let mut bytes = Vec::new();
         for (extent, presence) in (first..).zip(known) {
-            match self.verify_extent(v, extent, presence, &mut bytes)? {
-                Found::Right(n) => at.verified_bytes += n,
-                Found::Guest => at.skipped += 1,
-                Found::Wrong => {
-                    self.mend(v, extent)?;
-                    at.mended += 1;
-                    at.again.push((at.volume, extent));
-                }
-            }
+            self.verify_or_mend(v, extent, presence, at, &mut bytes)?;
         }
         Ok(())
     }
-    /// Writes what the moment holds, unless the guest wrote meanwhile.
-    fn mend(&self, v: &Volume, extent: u64) -> Result<()> {
+    fn verify_or_mend(
+        &self,
+        v: &Volume,
+        extent: u64,
+        presence: Presence,
+        at: &mut Verifier,
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        let lost = |e: &Error| {
+            if lock(&v.uncompared).add(extent, e) {
+                tracing::warn!("{}: extent {extent} of the destination cannot be compared: {e}", v.name);
+            }
+        };
+        match self.verify_extent(v, extent, presence, bytes)? {
+            Found::Right(n) => at.verified_bytes += n,
+            Found::Guest => at.skipped += 1,
+            Found::Unknown(e) => {
+                lost(&e);
+                return Ok(());
+            }
+            Found::Wrong => {
+                if let Some(e) = self.mend(v, extent)? {
+                    lost(&e.at("the destination lost it"));
+                    return Ok(());
+                }
+                at.mended += 1;
+                at.again.push((v.at.into(), extent));
+            }
+        }
+        lock(&v.uncompared).remove(extent);
+        Ok(())
+    }
+    /// Looks again at some of what could not be compared, and at more at once as long as that brings anything.
+    fn compare_again(&self, at: &mut Verifier) -> Result<()> {
+        let (volume, from) = at.again_from.unwrap_or_default();
+        let v = &self.parts.volumes[volume.min(self.parts.volumes.len() - 1)];
+        let some: Vec<u64> = lock(&v.uncompared).from(from).take(BATCH as usize).collect();
+        let mut bytes = Vec::new();
+        for extent in &some {
+            self.verify_or_mend(v, *extent, STORED, at, &mut bytes)?;
+        }
+        let left = lock(&v.uncompared);
+        at.in_vain = !some.is_empty() && some.iter().all(|e| left.contains(*e));
+        at.again_from = match some.last() {
+            Some(last) if some.len() == BATCH as usize => Some((volume, last + 1)),
+            _ => Some(((volume + 1) % self.parts.volumes.len(), 0)),
+        };
+        Ok(())
+    }
+    /// What could not be compared, with at most `ranges_max` ranges a volume; `only_damage_left`: all else is verified.
+    pub fn uncompared(&self, ranges_max: usize) -> RestoreDamage {
+        let of =
+            |v: &Volume| lock(&v.uncompared).report(&v.geometry, ranges_max, |e| v.claims.marked(e) == 0);
+        let mut volumes: Vec<_> = self.parts.volumes.iter().map(|v| (v.name.clone(), of(v))).collect();
+        volumes.retain(|(_, d)| d.extents > 0);
+        let only_damage_left = !volumes.is_empty() && self.rest_verified.load(Acquire);
+        RestoreDamage { volumes, only_damage_left }
+    }
+    /// Writes what the moment holds, unless the guest wrote meanwhile; or gives why that cannot be had.
+    fn mend(&self, v: &Volume, extent: u64) -> Result<Option<Error>> {
         tracing::warn!("{}: extent {extent} of the destination is not what was written; mending it", v.name);
         let range = v.geometry.extent_bytes(extent);
         let mut bytes = vec![0; range.len as usize];
-        fetch_now(&v.holder, extent, &mut bytes)?;
+        match fetch_now(&v.holder, extent, &mut bytes) {
+            Err(e) if e.is_loss() => return Ok(Some(e)),
+            done => done?,
+        }
         let _gate = self.while_restoring()?;
         let claim = v.claims.claim(extent);
         if v.claims.marked(extent) == 0 && claim.place() == Place::Local {
@@ -121,7 +199,7 @@ impl RestoreSet {
         }
         drop(claim);
         self.mended.fetch_add(1, Relaxed);
-        Ok(())
+        Ok(None)
     }
     fn verify_mended(&self, at: &mut Verifier) -> Result<()> {
         if at.again.is_empty() {
@@ -132,8 +210,7 @@ impl RestoreSet {
         for (volume, extent) in std::mem::take(&mut at.again) {
             let v = &self.parts.volumes[volume];
             v.uncache(v.geometry.extent_bytes(extent))?;
-            let stored = Presence::Stored { order: 0, stored: 0 };
-            if matches!(self.verify_extent(v, extent, stored, &mut bytes)?, Found::Wrong) {
+            if matches!(self.verify_extent(v, extent, STORED, &mut bytes)?, Found::Wrong) {
                 let what =
                     format!("{}: the destination does not keep what is written to extent {extent}", v.name);
                 let e = Error::new(Kind::Corrupt, what);
@@ -164,23 +241,37 @@ impl RestoreSet {
             bytes.resize(range.len as usize, 0);
             v.target.read(range.start, bytes)?;
         }
-        let right = match (presence, v.holder.check(extent, bytes)?) {
-            (Presence::Zero, _) => bytes.iter().all(|b| *b == 0),
-            (_, Some(right)) => right,
-            (_, None) => {
-                let mut want = vec![0; bytes.len()];
-                fetch_now(&v.holder, extent, &mut want)?;
-                want == *bytes
-            }
+        let right = match presence {
+            Presence::Zero => bytes.iter().all(|b| *b == 0),
+            Presence::Stored { .. } => match self.compare(v, extent, bytes) {
+                Err(e) if e.is_loss() => return Ok(Found::Unknown(e)),
+                done => done?,
+            },
         };
         Ok(if right { Found::Right(range.len) } else { Found::Wrong })
     }
+    /// By identity; where that is not known, or damaged, with what the holder gives.
+    fn compare(&self, v: &Volume, extent: u64, bytes: &[u8]) -> Result<bool> {
+        match v.holder.check(extent, bytes) {
+            Ok(Some(right)) => return Ok(right),
+            Err(e) if !e.is_loss() => return Err(e),
+            Ok(None) | Err(_) => {}
+        }
+        let mut want = vec![0; bytes.len()];
+        fetch_now(&v.holder, extent, &mut want)?;
+        Ok(want == *bytes)
+    }
 }
+
+/// Stored somewhere: what has to be asked for.
+const STORED: Presence = Presence::Stored { order: 0, stored: 0 };
 
 enum Found {
     Right(u64),
     Guest,
     Wrong,
+    /// The holder cannot say any more what it was.
+    Unknown(Error),
 }
 
 #[derive(Default)]

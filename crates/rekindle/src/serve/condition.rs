@@ -1,6 +1,6 @@
 //! What `wait --for` waits for.
 
-use super::control::{SetStatus, State};
+use super::control::{RestoreStatus, SetStatus, State};
 use crate::errors::{Exit, Failure, Outcome};
 use rekindle_core::hydrate::Threshold;
 
@@ -45,6 +45,12 @@ impl Condition {
             return Err(failure.clone().into());
         }
         let reached = self.reached(status);
+        if let Some(restore) = &status.restore
+            && !reached
+            && status.state == State::Complete
+        {
+            restore.can_go_on(self == Condition::Verified, &status.name)?;
+        }
         match status.restore.as_ref().and_then(|r| r.damage.as_ref()) {
             // The export appears all the same.
             Some(damage) if damage.rest_complete && !reached && self != Condition::Online => {
@@ -68,6 +74,24 @@ impl Condition {
     }
 }
 
+impl RestoreStatus {
+    /// A complete restore goes on by itself, unless it is not to be `verified` or cannot be in whole.
+    fn can_go_on(&self, verified: bool, name: &str) -> Outcome {
+        if let Some(lost) = self.uncompared.as_ref().filter(|u| u.rest_complete) {
+            return Err(lost.failure_uncompared(Exit::Damage, name));
+        }
+        if verified && self.no_verify {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!("{name} is not being verified"),
+                "--no-verify was asked for",
+                format!("verify it after all: rekindle tune {name} --verify"),
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// How far along a state is.
 fn rank(state: State) -> u8 {
     match state {
@@ -82,7 +106,7 @@ fn rank(state: State) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::control::{Damage, RestoreStatus, VolumeStatus};
+    use crate::serve::control::{Damage, VolumeStatus};
 
     fn status(state: State, share: f64) -> SetStatus {
         SetStatus {
@@ -122,6 +146,17 @@ mod tests {
                 |c: &str| Condition::parse(c).unwrap().met(&lost).map_or_else(|f| f.exit.code(), |_| 0);
             assert_eq!([code(usage), code("verified"), code("online")], codes, "{rest_complete} {usage}");
         }
+        let mut complete = status(State::Complete, 1.0);
+        let code = |s: &SetStatus, c: &str| {
+            Condition::parse(c).unwrap().met(s).map_or_else(|f| f.exit.code(), |_| 0)
+        };
+        let all = |s: &SetStatus| ["complete", "verified", "live"].map(|c| code(s, c));
+        for (rest_complete, codes) in [(false, [0, 0, 0]), (true, [0, 3, 3])] {
+            complete.restore.as_mut().unwrap().uncompared = damage(rest_complete);
+            assert_eq!(all(&complete), codes, "what cannot be compared is not waited for");
+        }
+        complete.restore = Some(RestoreStatus { no_verify: true, ..RestoreStatus::default() });
+        assert_eq!(all(&complete), [0, 1, 0], "nobody verifies");
         for bad in ["", "done", "usage=101%", "usage="] {
             assert_eq!(Condition::parse(bad).unwrap_err().exit.code(), 2, "{bad}");
         }

@@ -37,6 +37,10 @@ impl Steering {
             r.with_fill(move |fill| fill.set_limit(limit));
             r.wish(|w| w.limit = limit);
         }
+        if tune.verify {
+            r.wish(|w| w.no_verify = false);
+            text.push(format!("{} is verified once it is complete", r.name));
+        }
         if let Some(weight) = tune.weight {
             let volumes = r.volumes.len();
             r.with_fill(move |fill| (0..volumes).for_each(|v| fill.set_weight(v, weight)));
@@ -107,6 +111,9 @@ impl Steering {
                 // What is not there would read as zeros on the live disk, and nobody would know.
                 let error = format!("{} cannot be settled: it is not whole", r.name);
                 return Err(damage.failure(Exit::Refused, error, &r.name));
+            }
+            if let Some(lost) = r.uncompared().filter(|u| u.rest_complete && !no_verify) {
+                return Err(lost.failure_uncompared(Exit::Refused, &r.name));
             }
             if reply.gone() || self.shared.asked.stopping() {
                 return Err(Failure::interrupted(format!("the cutover of {}", r.name)));

@@ -48,9 +48,29 @@ impl Damage {
         let cause = format!("{} cannot be read from the repository: {}", self.size(), ranges.join("; "));
         Failure::new(exit, error, cause, cure(name))
     }
+    /// The lines of a status about what could not be compared.
+    pub fn status_uncompared(&self, name: &str) -> Vec<String> {
+        let mut lines = self.lines(NAMED);
+        lines.push(format!("          could not be compared; {}", cure_uncompared(name)));
+        lines
+    }
+    /// The failure of waiting for a verification that cannot compare all, or of settling after it.
+    pub fn failure_uncompared(&self, exit: Exit, name: &str) -> Failure {
+        let Failure { cause, .. } = self.failure(exit, String::new(), name);
+        let cause = format!("all else was compared and is right; {cause}");
+        let error = format!("{name} is complete, and cannot be verified in whole");
+        Failure::new(exit, error, cause, cure_uncompared(name))
+    }
     fn size(&self) -> String {
         words::bytes(self.bytes)
     }
+}
+
+fn cure_uncompared(name: &str) -> String {
+    format!(
+        "bring the object back, it is looked at every ten seconds; or let the source go without comparing: \
+         rekindle cutover {name} --no-verify"
+    )
 }
 
 fn cure(name: &str) -> String {

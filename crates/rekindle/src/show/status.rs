@@ -84,6 +84,7 @@ fn restore(s: &SetStatus) -> Vec<String> {
     }
     lines.extend(r.trouble.iter().map(|t| format!("          {}", t.cure)));
     lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
+    lines.extend(r.uncompared.iter().flat_map(|d| d.status_uncompared(&s.name)));
     lines
 }
 

@@ -25,12 +25,12 @@ pub fn run(args: &TuneArgs, out: Out) -> Outcome<u8> {
             "join neighbouring ranges",
         ));
     }
-    let tune = Tune { limit, weight: args.weight, first, online_now: args.online_now };
+    let tune = Tune { limit, weight: args.weight, first, online_now: args.online_now, verify: args.verify };
     if tune == Tune::default() {
         return Err(Failure::usage(
             "there is nothing to change",
             "no flag was given",
-            "use --limit, --weight, --first or --online-now",
+            "use --limit, --weight, --first, --online-now or --verify",
         ));
     }
     if args.dry_run {
@@ -51,6 +51,7 @@ fn plan(tune: &Tune) -> Vec<String> {
         .chain(tune.weight.map(|w| format!("would weigh it {w}")))
         .chain((bytes > 0).then(|| format!("would fill {} next", words::bytes(bytes))))
         .chain(tune.online_now.then(|| "would bring it online now".to_string()))
+        .chain(tune.verify.then(|| "would read back and compare what was written".to_string()))
         .collect()
 }
 

@@ -90,6 +90,9 @@ pub struct Tune {
     pub first: Vec<First>,
     /// The export appears now, whatever the threshold.
     pub online_now: bool,
+    /// It is verified, though it was begun with `--no-verify`.
+    #[serde(default)]
+    pub verify: bool,
 }
 
 /// A range of one volume that is wanted next.

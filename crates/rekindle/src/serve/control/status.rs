@@ -121,6 +121,12 @@ pub struct RestoreStatus {
     /// What the repository cannot give because it is damaged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
+    /// What verification could not compare, because the repository is damaged; it was right when it was fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncompared: Option<Damage>,
+    /// It is not to be verified, as asked.
+    #[serde(default)]
+    pub no_verify: bool,
     /// Where the write log and the state lie; part of the volume until settled.
     pub state_place: String,
 }

@@ -3,7 +3,7 @@
 use super::Restoring;
 use crate::serve::control::{Damage, Progress, RestoreStatus, State, Trouble};
 use crate::show::words;
-use rekindle_engine::restore::{FillStatus, RestoreState};
+use rekindle_engine::restore::{FillStatus, RestoreDamage, RestoreState};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Damaged ranges a status lists: a line of the control protocol is bounded.
@@ -59,15 +59,18 @@ impl Restoring {
             waiting: self.waiting(&s, fill.as_ref()),
             trouble: trouble(fill.as_ref()),
             damage: self.damage(),
+            uncompared: self.uncompared(),
+            no_verify: self.wishes().no_verify,
             state_place: self.state.path.display().to_string(),
         }
     }
     /// What the repository cannot give, if anything.
     pub fn damage(&self) -> Option<Damage> {
-        let found = self.set.damage(RANGES_MAX / self.volumes.len().max(1));
-        let mut damage = Damage { rest_complete: found.only_damage_left, ..Damage::default() };
-        found.volumes.iter().for_each(|(volume, lost)| damage.add(volume, lost));
-        (damage.extents > 0).then_some(damage)
+        told(&self.set.damage(RANGES_MAX / self.volumes.len().max(1)))
+    }
+    /// What verification could not compare, if anything.
+    pub fn uncompared(&self) -> Option<Damage> {
+        told(&self.set.uncompared(RANGES_MAX / self.volumes.len().max(1)))
     }
     fn waiting(&self, s: &rekindle_engine::restore::RestoreStatus, fill: Option<&FillStatus>) -> String {
         let mut all = Vec::new();
@@ -115,6 +118,12 @@ impl Restoring {
             }
         }
     }
+}
+
+fn told(found: &RestoreDamage) -> Option<Damage> {
+    let mut damage = Damage { rest_complete: found.only_damage_left, ..Damage::default() };
+    found.volumes.iter().for_each(|(volume, lost)| damage.add(volume, lost));
+    (damage.extents > 0).then_some(damage)
 }
 
 /// What holds the fill up until somebody helps.

@@ -16,7 +16,7 @@ use rekindle_io::logfile::RealDir;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Threads that fetch, open and write.
 pub const FETCHERS: usize = 4;
@@ -24,6 +24,8 @@ pub const FETCHERS: usize = 4;
 pub const MAP: &str = "usage-restoring";
 /// Between looks at what is due.
 const PACE: Duration = Duration::from_millis(100);
+/// Between two looks at what could not be compared.
+const AGAIN: Duration = Duration::from_secs(10);
 /// Reading back stops this long after a batch: a guest comes first.
 const VERIFY_PAUSE: Duration = Duration::from_millis(2);
 
@@ -36,15 +38,18 @@ impl Restoring {
         }
         self.begin_fill(volumes);
         let mut verifier = Verifier::default();
+        let mut looked = Instant::now();
         while !self.stop.load(Acquire) {
             // After a crash the guest is there already: it must not wait for a threshold a second time.
             if self.set.is_online() && !self.wishes().online_at.is_empty() {
                 self.wish(|w| w.online_at.clear());
             }
-            if self.wishes().no_verify || !self.set.is_complete() {
+            let waits = verifier.waits() && looked.elapsed() < AGAIN;
+            if waits || self.wishes().no_verify || !self.set.is_complete() {
                 std::thread::sleep(PACE);
                 continue;
             }
+            looked = Instant::now();
             match self.set.verify_step(&mut verifier) {
                 Ok(Step::Worked) => {
                     self.verified_bytes.store(verifier.verified_bytes, Relaxed);

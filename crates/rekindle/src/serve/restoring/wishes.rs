@@ -36,8 +36,8 @@ pub struct Asked {
     pub order: Option<Order>,
     /// Bytes per second of background work; `Some(None)` lifts the limit.
     pub limit: Option<Option<u64>>,
-    /// Do not read back and compare.
-    pub no_verify: bool,
+    /// Do not read back and compare; `Some(false)`: do, after all.
+    pub no_verify: Option<bool>,
 }
 
 impl Asked {
@@ -47,7 +47,7 @@ impl Asked {
             online_at: if self.online_at.is_empty() { kept.online_at } else { self.online_at.clone() },
             order: self.order.unwrap_or(kept.order),
             limit: self.limit.unwrap_or(kept.limit),
-            no_verify: self.no_verify || kept.no_verify,
+            no_verify: self.no_verify.unwrap_or(kept.no_verify),
         }
     }
 }
@@ -135,7 +135,7 @@ mod tests {
             online_at: vec![Threshold::Usage(0.9), "time=90s".parse().unwrap()],
             order: Some(Order::Linear),
             limit: Some(Some(1000)),
-            no_verify: true,
+            no_verify: Some(true),
         };
         let wishes = asked.over(Wishes::default());
         assert_eq!(
@@ -148,7 +148,8 @@ mod tests {
         let later =
             Asked { order: Some(Order::Auto), limit: Some(Some(7)), ..Asked::default() }.over(wishes.clone());
         assert_eq!((later.order, later.limit, later.online_at.len()), (Order::Auto, Some(7), 2));
-        assert_eq!(Asked { limit: Some(None), ..Asked::default() }.over(wishes).limit, None);
+        assert_eq!(Asked { limit: Some(None), ..Asked::default() }.over(wishes.clone()).limit, None);
+        assert!(!Asked { no_verify: Some(false), ..Asked::default() }.over(wishes).no_verify);
         std::fs::write(dir.path().join(NAME), "{}").unwrap();
         assert_eq!(Wishes::kept(&place).words(), "");
     }

@@ -80,7 +80,7 @@ fn asked(args: &RestoreArgs) -> Outcome<Asked> {
             OrderArg::Linear => Order::Linear,
         }),
         limit: args.limit.as_deref().map(units::limit).transpose()?,
-        no_verify: args.no_verify,
+        no_verify: (args.no_verify || args.verify).then_some(args.no_verify),
     })
 }
 
