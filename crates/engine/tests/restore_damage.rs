@@ -240,6 +240,70 @@ fn what_is_lost_after_completion_is_compared_by_fetching_or_named() {
 }
 
 #[test]
+fn a_small_write_into_damage_holds_the_log_and_says_so() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (dir, image) = (tmp.path().join("repo"), image());
+    let id = repository(&dir, &image).info().commit.snapshot;
+    // The first pack holds the first extents, and no metadata.
+    let lost = packs(&dir).into_iter().find(|pack| {
+        flip(pack, 0, usize::MAX);
+        let repo = Repository::open(DirStore::open(&dir).unwrap(), None).unwrap();
+        let w = restore(&repo.snapshot_by_uuid(id).unwrap());
+        w.steps(300);
+        let found = w.read(0).is_err() && w.read(EXTENTS - 4).is_ok();
+        flip(pack, 0, usize::MAX);
+        found
+    });
+    let lost = lost.unwrap();
+    flip(&lost, 0, usize::MAX);
+    let repo = Repository::open(DirStore::open(&dir).unwrap(), None).unwrap();
+    for heal_by_writing in [true, false] {
+        let w = restore(&repo.snapshot_by_uuid(id).unwrap());
+        assert!(!w.steps(300) && w.set.damage(1).only_damage_left);
+        let disk = &w.set.volumes()[0];
+        let settle = || {
+            for _ in 0..100 {
+                w.clock.advance(Duration::from_secs(1));
+                while w.set.mover_step(false).unwrap() == Step::Worked {}
+                w.set.log_step().unwrap();
+            }
+        };
+        assert_eq!(w.set.held_by_damage(), 0);
+        disk.write_at(512, &[7; 512]).unwrap();
+        // Elsewhere, whole extents: those are moved, and their space is not freed.
+        for e in 1000..1800 {
+            disk.write_at(e * EXTENT, &vec![8; EXTENT as usize]).unwrap();
+            w.set.log_step().unwrap();
+        }
+        settle();
+        let (used, held) = (w.set.status().log_bytes.0, w.set.held_by_damage());
+        assert!(used == held && held > 8 << 20, "{used} {held}");
+        assert_eq!(w.set.status().log_pieces.0, 1, "all else was moved");
+        if heal_by_writing {
+            disk.write_at(0, &vec![9; EXTENT as usize]).unwrap();
+        } else {
+            flip(&lost, 0, usize::MAX);
+            w.set.forget_damage();
+            w.fill.retry_damaged();
+            assert!(w.steps(1000));
+        }
+        settle();
+        assert_eq!((w.set.held_by_damage(), w.set.status().log_pieces.0), (0, 0));
+        assert!(w.set.status().log_bytes.0 < used);
+        let (first, whole) = (w.read(0).unwrap(), &image[..EXTENT as usize]);
+        if heal_by_writing {
+            assert!(first.iter().all(|b| *b == 9));
+        } else {
+            assert!(
+                first[512..1024] == [7; 512]
+                    && first[1024..] == whole[1024..]
+                    && first[..512] == whole[..512]
+            );
+        }
+    }
+}
+
+#[test]
 fn a_store_that_is_not_there_is_away_and_not_damaged() {
     let tmp = tempfile::tempdir().unwrap();
     let (dir, image) = (tmp.path().join("repo"), image());

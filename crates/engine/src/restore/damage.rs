@@ -16,6 +16,8 @@ use crate::damage::Damage;
 use rekindle_core::volume::ExtentRange;
 use rekindle_io::Error;
 
+/// Damaged extents of a volume that are looked at for what they hold in the log.
+const HELD_LOOK: usize = 1024;
 /// So many extents of a volume are named in the log when they turn out to be damaged.
 const SAID_MAX: u64 = 20;
 
@@ -72,6 +74,18 @@ impl RestoreSet {
         volumes.retain(|(_, d)| d.extents > 0);
         let lost: u64 = volumes.iter().map(|(_, d)| d.extents).sum();
         RestoreDamage { volumes, only_damage_left: lost > 0 && (absent, zero) == (lost, 0) }
+    }
+    /// Bytes of the write log that cannot be freed: small writes into damaged extents stay there, and with the oldest of them
+    /// all that is newer, since segments are freed oldest first. 0 as long as nothing is damaged. The object that comes
+    /// back frees it, and so does a write over the whole extent, while the log has room for that.
+    pub fn held_by_damage(&self) -> u64 {
+        let p = &self.parts;
+        let oldest = p.volumes.iter().filter_map(|v| {
+            let damaged = lock(&v.damaged);
+            let written = damaged.from(0).filter(|e| v.claims.marked(*e) != 0 && v.is_lost(p, *e));
+            written.take(HELD_LOOK).filter_map(|e| p.log.oldest_of(v.at, v.geometry.extent_bytes(e))).min()
+        });
+        oldest.min().map_or(0, |segment| p.log.used_from(segment))
     }
     /// The holder could not give this extent when it was last asked.
     pub fn is_damaged(&self, volume: u16, extent: u64) -> bool {

@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::{bar, words};
-use crate::serve::control::{Damage, SetStatus, State};
+use crate::serve::control::{Damage, RestoreStatus, SetStatus, State};
 use jiff::Timestamp;
 use std::time::{Duration, SystemTime};
 
@@ -73,7 +73,7 @@ fn restore(s: &SetStatus) -> Vec<String> {
     let mut lines = vec![
         format!("moment    {}", r.moment),
         filling,
-        format!("log       {} of {}", words::bytes(r.log_bytes), words::bytes(r.log_limit_bytes)),
+        format!("log       {} of {}{}", words::bytes(r.log_bytes), words::bytes(r.log_limit_bytes), held(r)),
         format!("state     {} (part of the volume until settled)", r.state_place),
     ];
     if !r.asked.is_empty() {
@@ -86,6 +86,16 @@ fn restore(s: &SetStatus) -> Vec<String> {
     lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
     lines.extend(r.uncompared.iter().flat_map(|d| d.status_uncompared(&s.name)));
     lines
+}
+
+fn held(r: &RestoreStatus) -> String {
+    match r.log_held_bytes {
+        0 => String::new(),
+        n => format!(
+            ", {} held by small writes into damaged bytes: when it is full, writes wait",
+            words::bytes(n)
+        ),
+    }
 }
 
 fn damage(s: &SetStatus) -> Option<&Damage> {

@@ -3,6 +3,7 @@
 use super::{READY, Segment, TABLE, WriteLog, file_name};
 use crate::restore::lock;
 use rekindle_core::log::{SegmentEntry, SegmentHeader};
+use rekindle_core::volume::ByteRange;
 use rekindle_io::Result;
 use rekindle_io::logfile::{LogDir, LogFile};
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -114,6 +115,19 @@ impl WriteLog {
         let shared = self.shared();
         let old = shared.segments.keys().take_while(|n| **n != current && shared.index.live(**n) == 0);
         old.copied().collect()
+    }
+    /// The oldest segment that holds bytes of `range`.
+    pub fn oldest_of(&self, volume: u16, range: ByteRange) -> Option<u32> {
+        let mut oldest = None;
+        self.shared().index.overlapping(volume, range, |piece| {
+            oldest = Some(oldest.map_or(piece.segment, |o: u32| o.min(piece.segment)));
+        });
+        oldest
+    }
+    /// Bytes in use from the beginning of `segment` to the head.
+    pub fn used_from(&self, segment: u32) -> u64 {
+        let before = self.shared().segments.range(..segment).count() as u64;
+        self.used().saturating_sub(before * self.limits.segment_bytes)
     }
     /// The sequence the log begins with when everything up to segment `last` is gone.
     fn first_sequence_behind(&self, last: u32) -> u64 {

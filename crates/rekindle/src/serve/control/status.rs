@@ -108,6 +108,9 @@ pub struct RestoreStatus {
     pub log_bytes: u64,
     /// The log's bound.
     pub log_limit_bytes: u64,
+    /// Of those, bytes that cannot be freed as long as small writes into damaged bytes lie before them.
+    #[serde(default)]
+    pub log_held_bytes: u64,
     /// Seconds from start to online, once online.
     pub online_after_s: Option<f64>,
     /// What was asked of it besides the usual (threshold, order, limit), in words; empty when nothing was.

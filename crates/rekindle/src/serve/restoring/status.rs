@@ -54,6 +54,7 @@ impl Restoring {
             fetched_bytes: fill.as_ref().map_or(0, |f| f.fetched_bytes),
             log_bytes: s.log_bytes.0,
             log_limit_bytes: s.log_bytes.1,
+            log_held_bytes: self.set.held_by_damage(),
             online_after_s: self.online_after.get().map(|d| d.as_secs_f64()),
             asked: self.wishes().words(),
             waiting: self.waiting(&s, fill.as_ref()),
