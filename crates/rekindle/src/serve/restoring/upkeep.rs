@@ -143,13 +143,14 @@ impl Restoring {
         let dir = RealDir::open(&folder)?;
         let geometry = self.set.volumes()[i].geometry();
         let map = UsageMap::open(&*dir, MAP, uuid, geometry)?;
-        // What the guest did since it was served is in it first; pages of the snapshot are added to that.
-        volume.usage.count_into(map.clone());
         if map.opened() != Opened::Kept {
             if let Some(source) = self.source(i) {
                 match StoredUsage::new(&self.snapshot, source).inherit(&map, source) {
                     Ok(came) => tracing::info!(volume.name, came.pages, came.damaged, "usage inherited"),
-                    Err(e) => tracing::info!(volume.name, "no usage inherited: {e}"),
+                    Err(e) => {
+                        tracing::info!(volume.name, "no usage inherited: {e}");
+                        map.cold_start();
+                    }
                 }
             }
             if let Some((number, drill)) = drill {
@@ -158,6 +159,8 @@ impl Restoring {
             // A restore is a cold start of the guest, on this very data.
             map.expect_cold_start();
         }
+        // Only now: what the guest read first is the beginning of the start that was just noted, not of what was before.
+        volume.usage.count_into(map.clone());
         Ok(map)
     }
     /// Extents in restore order, with their weights. What the newest drill demanded comes before what the snapshot names.
