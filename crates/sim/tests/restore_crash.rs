@@ -197,6 +197,11 @@ fn hand_over(seed: u64) -> Result<u64, String> {
     world.open().map_err(|e| broken("opening", e))?;
     let was_live = world.live;
     if !was_live {
+        if seed % 4 < 2 {
+            // And again, before anything is settled: the label that came back is durable, or its lack is known.
+            world.crash(Crash::Power { seed });
+            world.open().map_err(|e| broken("opening after a second crash", e))?;
+        }
         let again = world.complete().and_then(|()| world.hand_over(&mut rng));
         again.map_err(|e| broken("again", e))?;
         world.crash(crash(&mut rng));
