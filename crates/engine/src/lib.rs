@@ -10,6 +10,7 @@ pub mod progress;
 mod read_ahead;
 pub mod repository;
 pub mod restore;
+mod sparse;
 pub mod usage;
 
 pub use damage::{Damage, DamagedRange};

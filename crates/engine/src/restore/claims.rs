@@ -5,9 +5,9 @@
 //! one stays small. A chunk is also a page of the durable state (`pages`).
 
 use super::sync::{AtomicU8, AtomicU64, yield_now};
+use crate::sparse::Sparse;
 use rekindle_core::hydrate::{Place, State};
 use rekindle_core::volume::ExtentRange;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::*;
 
 /// Extents of a chunk, and of a durable page.
@@ -27,7 +27,7 @@ impl Chunk {
 
 /// State and mark of every extent of one volume.
 pub struct Claims {
-    chunks: Box<[OnceLock<Chunk>]>,
+    chunks: Sparse<Chunk>,
     extents: u64,
     absent: AtomicU64,
     zero: AtomicU64,
@@ -47,7 +47,7 @@ impl Claims {
     pub fn new(extents: u64) -> Self {
         let chunks = extents.div_ceil(CHUNK);
         Claims {
-            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            chunks: Sparse::new(chunks as usize),
             extents,
             absent: AtomicU64::new(extents),
             zero: AtomicU64::new(0),
@@ -67,7 +67,8 @@ impl Claims {
         self.zero.load(Acquire)
     }
     fn chunk(&self, extent: u64) -> &Chunk {
-        self.chunks[(extent / CHUNK) as usize].get_or_init(Chunk::new)
+        let chunk = self.chunks.get_or_make((extent / CHUNK) as usize, Chunk::new);
+        chunk.expect("callers ask for extents of the volume")
     }
     fn cell(&self, extent: u64) -> &AtomicU8 {
         &self.chunk(extent).state[(extent % CHUNK) as usize]
@@ -75,7 +76,7 @@ impl Claims {
 
     /// Where the extent is, as of now.
     pub fn state(&self, extent: u64) -> State {
-        let chunk = self.chunks[(extent / CHUNK) as usize].get();
+        let chunk = self.chunks.get((extent / CHUNK) as usize);
         let bits = chunk.map_or(0, |c| c.state[(extent % CHUNK) as usize].load(Acquire));
         State::from_bits(bits).expect("only legal steps change a state")
     }
@@ -138,13 +139,13 @@ impl Claims {
     }
     /// The generation of the extent's last change; 0: as the moment has it.
     pub fn marked(&self, extent: u64) -> u8 {
-        let chunk = self.chunks[(extent / CHUNK) as usize].get();
+        let chunk = self.chunks.get((extent / CHUNK) as usize);
         chunk.map_or(0, |c| c.mark[(extent % CHUNK) as usize].load(Acquire))
     }
     /// Every marked extent, ascending, with its mark.
     pub fn each_marked(&self, mut each: impl FnMut(u64, u8)) {
-        for (i, chunk) in self.chunks.iter().enumerate() {
-            for (j, mark) in chunk.get().into_iter().flat_map(|c| c.mark.iter()).enumerate() {
+        for (i, chunk) in self.chunks.iter() {
+            for (j, mark) in chunk.mark.iter().enumerate() {
                 match mark.load(Acquire) {
                     0 => {}
                     m => each(i as u64 * CHUNK + j as u64, m),
@@ -154,7 +155,7 @@ impl Claims {
     }
     /// All marks of a page, for its durable copy.
     pub fn marks_of(&self, page: u64, out: &mut [u8]) {
-        match self.chunks[page as usize].get() {
+        match self.chunks.get(page as usize) {
             Some(c) => out.iter_mut().zip(c.mark.iter()).for_each(|(o, m)| *o = m.load(Acquire)),
             None => out.fill(0),
         }
@@ -211,7 +212,7 @@ mod tests {
     fn a_large_table_costs_nothing_until_touched() {
         let c = Claims::new(1 << 28);
         assert_eq!((c.absent(), c.state(1 << 27), c.marked(5)), (1 << 28, State::ABSENT, 0));
-        assert!(c.chunks.iter().all(|c| c.get().is_none()));
+        assert_eq!(c.chunks.iter().count(), 0);
     }
 
     #[test]

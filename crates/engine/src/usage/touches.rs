@@ -13,10 +13,11 @@
 //! Orderings are relaxed throughout: a touch publishes nothing. The fold clears a page's mark before it takes the bytes;
 //! where a machine reorders a touch around that, the touch is counted at the page's next fold.
 
+use crate::sparse::Sparse;
 use rekindle_core::usage::{PAGE_EXTENTS, Touch};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Extents with carried counts, at most, between two folds.
 const CARRIED_MAX: usize = 65_536;
@@ -60,7 +61,7 @@ impl Page {
 
 /// The touches of one volume.
 pub(super) struct Touches {
-    pages: Box<[OnceLock<Box<Page>>]>,
+    pages: Sparse<Box<Page>>,
     carried: Mutex<HashMap<u64, (u32, u32)>>,
     carry_full: AtomicBool,
     entered: Mutex<Vec<u64>>,
@@ -79,7 +80,7 @@ impl Touches {
     pub(super) fn new(extents: u64) -> Self {
         let pages = extents.div_ceil(PAGE_EXTENTS as u64) as usize;
         Touches {
-            pages: (0..pages).map(|_| OnceLock::new()).collect(),
+            pages: Sparse::new(pages),
             carried: Mutex::default(),
             carry_full: AtomicBool::new(false),
             entered: Mutex::default(),
@@ -89,8 +90,7 @@ impl Touches {
     }
     /// One operation on one extent.
     pub(super) fn touch(&self, extent: u64, is_read: bool) {
-        let Some(cell) = self.pages.get(extent as usize / PAGE_EXTENTS) else { return };
-        let page = cell.get_or_init(Page::new);
+        let Some(page) = self.pages.get_or_make(extent as usize / PAGE_EXTENTS, Page::new) else { return };
         let slot = extent as usize % PAGE_EXTENTS;
         self.count(page, slot, extent, is_read);
         if !page.touched.load(Relaxed) {
@@ -146,7 +146,7 @@ impl Touches {
     }
     /// Marks an extent as read by a scan in this tick.
     pub(super) fn scanned(&self, extent: u64) {
-        if let Some(page) = self.pages.get(extent as usize / PAGE_EXTENTS).and_then(OnceLock::get) {
+        if let Some(page) = self.pages.get(extent as usize / PAGE_EXTENTS) {
             let slot = extent as usize % PAGE_EXTENTS;
             page.scanned[slot / 64].fetch_or(1 << (slot % 64), Relaxed);
         }
@@ -173,12 +173,12 @@ impl Touches {
         self.tracing.store(on, Relaxed);
     }
     pub(super) fn page(&self, index: u64) -> Option<&Page> {
-        self.pages.get(index as usize)?.get().map(|p| &**p)
+        self.pages.get(index as usize).map(|p| &**p)
     }
     /// Pages touched since this was asked last, from `from` on, at most `max`; their marks are cleared.
     pub(super) fn take_touched(&self, from: u64, max: usize) -> Vec<u64> {
-        let touched = |i: &u64| self.page(*i).is_some_and(|p| p.touched.load(Relaxed));
-        let found: Vec<u64> = (from..self.pages.len() as u64).filter(touched).take(max).collect();
+        let touched = self.pages.iter().filter(|(_, p)| p.touched.load(Relaxed)).map(|(i, _)| i as u64);
+        let found: Vec<u64> = touched.filter(|i| *i >= from).take(max).collect();
         for i in &found {
             if let Some(p) = self.page(*i) {
                 p.touched.store(false, Relaxed);
@@ -188,7 +188,7 @@ impl Touches {
     }
     /// Forgets what was read: a new set begins.
     pub(super) fn clear_read(&self) {
-        for page in self.pages.iter().filter_map(OnceLock::get) {
+        for (_, page) in self.pages.iter() {
             page.was_read.iter().for_each(|w| w.store(0, Relaxed));
         }
         lock(&self.entered).clear();
