@@ -1,18 +1,17 @@
 //! What a holder could not give because it is damaged: gathered while the work goes on without it, told as byte ranges.
 
+use crate::extents::Extents;
 use rekindle_core::volume::{ByteRange, Geometry};
 use rekindle_io::Error;
 use std::collections::BTreeMap;
 
-/// Extents of a chunk: a bit each.
-const CHUNK: u64 = 2048;
 /// Extents whose reasons are kept, for people: a lost pack of 64 MiB at 64 KiB, and a few more.
 const REASONS_MAX: usize = 2048;
 
 /// The damaged extents of one volume: exact however many there are (an eighth of a byte each), reasons of the first ones.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Damaged {
-    chunks: BTreeMap<u64, Box<[u64; (CHUNK / 64) as usize]>>,
+    extents: Extents,
     reasons: BTreeMap<u64, Reason>,
 }
 
@@ -49,10 +48,7 @@ pub struct DamagedRange {
 impl Damaged {
     /// Notes that `extent` cannot be had; true if that is news.
     pub fn add(&mut self, extent: u64, why: &Error) -> bool {
-        let chunk = self.chunks.entry(extent / CHUNK).or_insert_with(|| Box::new([0; (CHUNK / 64) as usize]));
-        let (word, bit) = (&mut chunk[(extent % CHUNK / 64) as usize], 1 << (extent % 64));
-        let news = *word & bit == 0;
-        *word |= bit;
+        let news = self.extents.insert(extent);
         if self.reasons.len() < REASONS_MAX || self.reasons.contains_key(&extent) {
             let reason = Reason { object: why.object.clone(), what: why.what.clone() };
             self.reasons.insert(extent, reason);
@@ -61,35 +57,23 @@ impl Damaged {
     }
     /// `extent` is not damaged.
     pub fn remove(&mut self, extent: u64) {
-        if let Some(chunk) = self.chunks.get_mut(&(extent / CHUNK)) {
-            chunk[(extent % CHUNK / 64) as usize] &= !(1 << (extent % 64));
-            if chunk.iter().all(|w| *w == 0) {
-                self.chunks.remove(&(extent / CHUNK));
-            }
-        }
+        self.extents.remove(extent);
         self.reasons.remove(&extent);
     }
     /// Nothing is known to be damaged.
     pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.extents.is_empty()
     }
     /// Forgets all.
     pub fn clear(&mut self) {
         *self = Damaged::default();
     }
     pub fn contains(&self, extent: u64) -> bool {
-        let chunk = self.chunks.get(&(extent / CHUNK));
-        chunk.is_some_and(|c| c[(extent % CHUNK / 64) as usize] & (1 << (extent % 64)) != 0)
+        self.extents.contains(extent)
     }
     /// All of them from `first` on, ascending.
     pub fn from(&self, first: u64) -> impl Iterator<Item = u64> + '_ {
-        let words = self.chunks.range(first / CHUNK..).flat_map(|(at, chunk)| {
-            let at = at * CHUNK;
-            chunk.iter().enumerate().filter(|(_, w)| **w != 0).map(move |(i, w)| (at + i as u64 * 64, *w))
-        });
-        words
-            .flat_map(|(at, word)| (0..64).filter(move |b| word & (1 << b) != 0).map(move |b| at + b))
-            .filter(move |e| *e >= first)
+        self.extents.from(first)
     }
     /// In bytes: those extents that `counts`, in at most `ranges_max` ranges.
     pub fn report(&self, geometry: &Geometry, ranges_max: usize, counts: impl Fn(u64) -> bool) -> Damage {
@@ -149,7 +133,7 @@ mod tests {
         d.remove(66);
         d.remove(4999);
         assert_eq!(d.from(0).collect::<Vec<_>>(), [63, 65, 67, 2048]);
-        assert_eq!((d.chunks.len(), d.reasons.len()), (2, 4));
+        assert_eq!((d.extents.chunks(), d.reasons.len()), (2, 4));
         d.clear();
         assert_eq!(d.report(&g, 2, |_| true), Damage::default());
     }

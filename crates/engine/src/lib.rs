@@ -5,6 +5,7 @@
 pub mod backup;
 pub mod copy;
 mod damage;
+mod extents;
 pub mod live;
 pub mod progress;
 mod read_ahead;

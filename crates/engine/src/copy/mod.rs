@@ -7,6 +7,8 @@
 //! - **Resuming** needs no state: a destination that exists is compared by id with the snapshot, and what is equal
 //!   stays. So an interrupted copy goes on where it was, and a copy over an old version of the volume moves the
 //!   difference only.
+//! - **Reading back** happens while the rest is copied, where the destination reads past the page cache; what is left is
+//!   `verify`'s.
 //! - **A store that is away** is waited for, up to the caller's patience.
 //! - **Damage** costs what it hits: zeros are written there, the copy goes on, and its report names those bytes. The same
 //!   copy again asks for them again; what the destination has right already needs no pack. In a file that still is called
@@ -17,6 +19,7 @@
 mod diff;
 mod edges;
 mod plan;
+mod read_back;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -28,9 +31,11 @@ pub use stream::copy_to_stream;
 pub use verify::verify;
 
 use crate::damage::{Damage, Damaged};
+use crate::extents::Extents;
 use crate::progress::{Done, Progress};
 use crate::repository::{Id, SnapshotHolder};
 use plan::{Batch, Planner};
+use read_back::{READERS, ReadBack};
 use rekindle_core::volume::{ExtentRange, Geometry};
 use rekindle_io::destination::Destination;
 use rekindle_io::holder::Holder;
@@ -73,11 +78,13 @@ pub struct CopyOptions {
     pub patience: Duration,
     /// Bytes a second that may be fetched.
     pub limit: Option<u64>,
+    /// What is durable is read back and compared while the rest is copied: `verify` then has less to do.
+    pub read_back: bool,
 }
 
 impl Default for CopyOptions {
     fn default() -> Self {
-        CopyOptions { threads: 2, patience: Duration::from_secs(60), limit: None }
+        CopyOptions { threads: 2, patience: Duration::from_secs(60), limit: None, read_back: false }
     }
 }
 
@@ -99,10 +106,13 @@ pub struct CopyReport {
     /// From beginning to durable.
     pub took: Duration,
     damaged: Damaged,
+    /// Read back already, and how many of those are wrong.
+    checked: Extents,
+    wrong: u64,
 }
 
 /// Copies the volume that `holder` holds to `to`. With `compare`, what a destination that is not fresh has already is
-/// left alone. Durable when it returns; whole if the report says so.
+/// left alone, and what is written can be read back meanwhile. Durable when it returns; whole if the report says so.
 pub fn copy(
     holder: &Arc<dyn Holder>,
     compare: Option<&dyn Compare>,
@@ -111,6 +121,7 @@ pub fn copy(
     progress: &dyn Progress,
 ) -> Result<CopyReport> {
     let geometry = holder.geometry();
+    let read_back = compare.filter(|_| options.read_back && to.reads_medium());
     let compare = compare.filter(|_| !to.is_fresh());
     let shared = Shared::new(geometry, options, progress);
     let edges = edges::Edges::of(&geometry);
@@ -120,10 +131,10 @@ pub fn copy(
         edges.ranges().try_for_each(|r| to.zero(r))?;
         to.flush()?;
     }
-    run(holder, Planner::new(holder.as_ref(), compare, to, edges.middle()), to, &shared)?;
+    run(holder, Planner::new(holder.as_ref(), compare, to, edges.middle()), to, &shared, read_back)?;
     to.flush()?;
     for extents in edges.extents() {
-        run(holder, Planner::new(holder.as_ref(), had, to, extents), to, &shared)?;
+        run(holder, Planner::new(holder.as_ref(), had, to, extents), to, &shared, None)?;
         if !to.is_fresh() && !to.is_apart() {
             to.flush()?;
         }
@@ -133,16 +144,18 @@ pub fn copy(
     Ok(shared.report())
 }
 
-/// Plans on one thread, works on the others; tells the watcher from this one.
+/// Plans on one thread, works on others, reads back on others if asked to; tells the watcher from this one.
 fn run(
     holder: &Arc<dyn Holder>,
     planner: Planner<'_>,
     to: &dyn Destination,
     shared: &Shared<'_>,
+    read_back: Option<&dyn Compare>,
 ) -> Result<()> {
     let (batches, waiting) = mpsc::sync_channel::<Batch>(QUEUE);
     let waiting = Mutex::new(waiting);
     let (ended, ends) = mpsc::channel();
+    let (written, back) = read_back.map(|compare| ReadBack::new(compare, to, shared)).unzip();
     std::thread::scope(|s| {
         let plan_ended = ended.clone();
         s.spawn(move || {
@@ -152,9 +165,9 @@ fn run(
             let _ = plan_ended.send(planned);
         });
         for _ in 0..shared.options.threads.max(1) {
-            let (ended, waiting) = (ended.clone(), &waiting);
+            let (ended, waiting, written) = (ended.clone(), &waiting, written.clone());
             s.spawn(move || {
-                let worked = Worker::new(holder, to, shared).run(waiting);
+                let worked = Worker::new(holder, to, shared, written).run(waiting);
                 let failed = worked.is_err();
                 // Told before the others stop, so that the cause is heard before its consequences.
                 let _ = ended.send(worked);
@@ -166,7 +179,12 @@ fn run(
                 }
             });
         }
-        drop(ended);
+        for back in back.iter().flat_map(|back| [back; READERS]) {
+            let ended = ended.clone();
+            s.spawn(move || drop(ended.send(back.run())));
+        }
+        // Readers end when the last worker did.
+        drop((ended, written));
         watch(&ends, shared)
     })
 }
@@ -199,6 +217,8 @@ struct Shared<'a> {
     begin: Instant,
     geometry: Geometry,
     damaged: Mutex<Damaged>,
+    /// Read back, and how many of those are wrong.
+    checked: Mutex<(Extents, u64)>,
     lost: AtomicU64,
     stop: AtomicBool,
     written: AtomicU64,
@@ -216,6 +236,7 @@ impl<'a> Shared<'a> {
             begin: Instant::now(),
             geometry,
             damaged: Mutex::default(),
+            checked: Mutex::default(),
             lost: n(),
             stop: AtomicBool::new(false),
             written: n(),
@@ -232,6 +253,7 @@ impl<'a> Shared<'a> {
     }
     fn report(&self) -> CopyReport {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (checked, wrong) = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         CopyReport {
             size_bytes: self.geometry.size,
             written_bytes: self.written.load(Ordering::Relaxed),
@@ -241,7 +263,17 @@ impl<'a> Shared<'a> {
             damage: damaged.report(&self.geometry, RANGES_MAX, |_| true),
             took: self.begin.elapsed(),
             damaged,
+            checked,
+            wrong,
         }
+    }
+    /// `extents` were read back; so many of them are wrong.
+    fn checked(&self, extents: &[u64], wrong: u64) {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        for extent in extents {
+            checked.0.insert(*extent);
+        }
+        checked.1 += wrong;
     }
     /// `extent` cannot be had: zeros are its place in the copy, or what an earlier one left there. That may be right,
     /// though what would prove it is lost by now.

@@ -52,7 +52,7 @@ fn holder(image: &[u8]) -> (Arc<MemHolder>, Arc<dyn Holder>) {
 }
 
 fn quick() -> CopyOptions {
-    CopyOptions { threads: 2, patience: Duration::ZERO, limit: None }
+    CopyOptions { threads: 2, patience: Duration::ZERO, limit: None, read_back: false }
 }
 
 /// 200 extents: more than both edges, zeros in between.
@@ -253,6 +253,85 @@ fn damage_is_named_and_everything_else_arrives() {
     }
 }
 
+/// A file that knows what was flushed and what was read, and loses the writes to some extents.
+struct Watched {
+    file: FileDestination,
+    loses: &'static [u64],
+    unflushed: Mutex<Vec<ByteRange>>,
+    reads: Mutex<Vec<ByteRange>>,
+}
+impl Watched {
+    fn new(path: &Path, size: usize, loses: &'static [u64]) -> Self {
+        let file = FileDestination::create(path, size as u64).unwrap();
+        Watched { file, loses, unflushed: Mutex::default(), reads: Mutex::default() }
+    }
+}
+impl Destination for Watched {
+    fn place(&self) -> String {
+        self.file.place()
+    }
+    fn is_fresh(&self) -> bool {
+        self.file.is_fresh()
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        let range = ByteRange::new(at, buf.len() as u64);
+        let overlaps = |r: &ByteRange| r.start < range.end() && range.start < r.end();
+        assert!(
+            !self.unflushed.lock().unwrap().iter().any(overlaps),
+            "{range:?} was read before it was flushed"
+        );
+        self.reads.lock().unwrap().push(range);
+        self.file.read(at, buf)
+    }
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        self.unflushed.lock().unwrap().push(ByteRange::new(at, bytes.len() as u64));
+        let extents = (at / EXTENT..).zip(bytes.chunks(EXTENT as usize));
+        extents
+            .filter(|(extent, _)| !self.loses.contains(extent))
+            .try_for_each(|(extent, bytes)| self.file.write(extent * EXTENT, bytes))
+    }
+    fn zero(&self, range: ByteRange) -> Result<()> {
+        self.file.zero(range)
+    }
+    fn flush(&self) -> Result<()> {
+        let mut unflushed = self.unflushed.lock().unwrap();
+        self.file.flush()?;
+        unflushed.clear();
+        Ok(())
+    }
+    fn reads_medium(&self) -> bool {
+        true
+    }
+    fn is_hole(&self, range: ByteRange) -> bool {
+        self.file.is_hole(range)
+    }
+}
+
+/// Goal: what is copied is read back meanwhile, only once it is flushed, and not again; verifying reads the rest and finds
+/// what is wrong, whoever read it, once. Method: a destination that watches, and one that also loses writes.
+#[test]
+fn what_was_copied_is_read_back_meanwhile_and_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = usual();
+    let g = geometry(image.len() as u64);
+    let options = CopyOptions { read_back: true, ..quick() };
+    // 2 lies in the first MiB, 100 between the edges.
+    for (name, loses) in [("a", &[][..]), ("b", &[2, 100])] {
+        let (_, holder) = holder(&image);
+        let to = Watched::new(&dir.path().join(name), image.len(), loses);
+        let report = copy(&holder, Some(&ById(&image)), &to, &options, &Unwatched).unwrap();
+        let middle: Vec<u64> = (64..135).filter(|e| e % 5 != 3 && !(60..90).contains(e)).collect();
+        assert_eq!(report.checked.from(0).collect::<Vec<_>>(), middle);
+        let read = || std::mem::take(&mut *to.reads.lock().unwrap());
+        assert_eq!(read().iter().map(|r| r.len).sum::<u64>(), middle.len() as u64 * EXTENT);
+        let wrong = verify(&g, &ById(&image), &to, &report, &options, &Unwatched).unwrap();
+        assert_eq!((wrong, report.wrong), (loses.len() as u64, loses.len() as u64 / 2));
+        let reads = read();
+        let again = |e: &u64| reads.iter().any(|r| r.start < (e + 1) * EXTENT && e * EXTENT < r.end());
+        assert!(!middle.iter().any(again), "read twice");
+    }
+}
+
 /// A leaf of zeros is a hole: looked at as such, and read where it is none.
 #[test]
 fn a_hole_is_verified_without_reading_and_a_byte_in_it_is_found() {
@@ -398,6 +477,7 @@ proptest! {
         short in 0u64..30,
         threads in 1usize..4,
         inline: bool,
+        read_back: bool,
     ) {
         let new = image(&tags, short * 512);
         let (mem, holder) = holder(&new);
@@ -405,7 +485,7 @@ proptest! {
             mem.answer_late(Duration::ZERO);
         }
         let g = holder.geometry();
-        let options = CopyOptions { threads, ..quick() };
+        let options = CopyOptions { threads, read_back, ..quick() };
         let mut out = Vec::new();
         let report = copy_to_stream(&holder, &mut out, &options, &Unwatched).unwrap();
         prop_assert!(out == new && report.written_bytes + report.zero_bytes == g.size);
@@ -422,6 +502,7 @@ proptest! {
         let report = copy(&holder, Some(&ById(&new)), &to, &options, &Unwatched).unwrap();
         device.read_at(0, &mut before).unwrap();
         prop_assert!(before == new);
+        prop_assert_eq!(verify(&g, &ById(&new), &to, &report, &options, &Unwatched).unwrap(), 0);
         prop_assert_eq!(report.written_bytes + report.zero_bytes + report.equal_bytes, g.size);
     }
 }

@@ -1,10 +1,11 @@
-//! One thread of a copy: fetches batches, opens what comes, writes it. With a store that answers later, it keeps several
-//! batches under way.
+//! One thread of a copy: fetches batches, opens what comes, writes it, neighbours together. With a store that answers later,
+//! it keeps several batches under way.
 
 use super::Shared;
 use super::plan::Batch;
-use rekindle_core::volume::{ByteRange, Geometry};
-use rekindle_io::destination::Destination;
+use super::read_back::Written;
+use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
+use rekindle_io::destination::{Aligned, Destination};
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 const AHEAD_BYTES: u64 = 8 << 20;
 /// Extents under way for each worker, however small their frames are.
 const AHEAD_EXTENTS: usize = 1024;
+/// Bytes written at once: less costs a disk more, more brings nothing.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Stretch of neighbours after which the destination may begin to write back.
 const SETTLE_BYTES: u64 = 8 << 20;
 /// First and longest pause before an absent store is asked again.
@@ -38,14 +41,25 @@ pub(super) struct Worker<'a> {
     to: &'a dyn Destination,
     shared: &'a Shared<'a>,
     geometry: Geometry,
-    buf: Vec<u8>,
+    /// Neighbours that were opened and not written yet: the first bytes of `buf` belong to `piece`.
+    buf: Aligned,
+    piece: ByteRange,
     settled: ByteRange,
+    written: Option<Written>,
 }
 
 impl<'a> Worker<'a> {
-    pub fn new(holder: &'a Arc<dyn Holder>, to: &'a dyn Destination, shared: &'a Shared<'a>) -> Self {
+    /// Tells `written`, if there is one, what it wrote.
+    pub fn new(
+        holder: &'a Arc<dyn Holder>,
+        to: &'a dyn Destination,
+        shared: &'a Shared<'a>,
+        written: Option<Written>,
+    ) -> Self {
         let geometry = holder.geometry();
-        Worker { holder, to, shared, geometry, buf: Vec::new(), settled: ByteRange::default() }
+        let buf = Aligned::new(PIECE_BYTES.max(geometry.extent.get()) as usize);
+        let (piece, settled) = (ByteRange::default(), ByteRange::default());
+        Worker { holder, to, shared, geometry, buf, piece, settled, written }
     }
 
     /// Works until no batch comes any more.
@@ -86,28 +100,31 @@ impl<'a> Worker<'a> {
             bytes -= self.take(extent, what)?.min(bytes);
             if extents == 0 {
                 bytes = 0;
+                self.put()?;
             }
         }
     }
 
-    /// Writes one extent; gives the bytes that came for it.
+    /// Opens one extent and sees that it is written; gives the bytes that came for it.
     fn take(&mut self, extent: u64, what: Result<Fetched>) -> Result<u64> {
         let what = match what {
             Err(e) if is_passing(&e) => patiently(self.shared, || fetch_one(self.holder, extent)),
             other => other,
         };
         let range = self.geometry.extent_bytes(extent);
-        self.buf.resize(range.len as usize, 0);
+        if range.start != self.piece.end() || self.piece.len + range.len > self.buf.len() as u64 {
+            self.put()?;
+            self.piece = ByteRange::new(range.start, 0);
+        }
+        let out = &mut self.buf[self.piece.len as usize..][..range.len as usize];
         let opened = what.and_then(|what| match what {
             Fetched::Zero => Ok(None),
-            Fetched::Sealed(sealed) => sealed.open(&mut self.buf).map(|()| Some(u64::from(sealed.stored()))),
+            Fetched::Sealed(sealed) => sealed.open(out).map(|()| Some(u64::from(sealed.stored()))),
         });
         match opened {
             Ok(Some(stored)) => {
-                self.to.write(range.start, &self.buf)?;
-                self.shared.written.fetch_add(range.len, Relaxed);
+                self.piece.len += range.len;
                 self.shared.fetched.fetch_add(stored, Relaxed);
-                self.settle(range);
                 self.shared.keep_pace()?;
                 Ok(stored)
             }
@@ -121,6 +138,24 @@ impl<'a> Worker<'a> {
             Err(e) if e.is_loss() => self.shared.lost(extent, &e, self.to).map(|()| 0),
             Err(e) => Err(e),
         }
+    }
+
+    /// Writes what was opened.
+    fn put(&mut self) -> Result<()> {
+        let piece = std::mem::take(&mut self.piece);
+        if piece.len == 0 {
+            return Ok(());
+        }
+        self.to.write(piece.start, &self.buf[..piece.len as usize])?;
+        self.shared.written.fetch_add(piece.len, Relaxed);
+        self.settle(piece);
+        if let Some(written) = &self.written {
+            let extent = self.geometry.extent.get();
+            // No room, or the readers failed: then it is read back at the end, or not at all.
+            let stretch = ExtentRange { start: piece.start / extent, end: piece.end().div_ceil(extent) };
+            let _ = written.try_send(stretch);
+        }
+        Ok(())
     }
 
     fn settle(&mut self, range: ByteRange) {

@@ -1,17 +1,27 @@
 //! Where a plain copy goes: a fresh file (its holes stay), a file that exists, a block device. Not served to anybody
 //! meanwhile, so simpler and a little faster than the block port.
 
+mod aligned;
+#[cfg(test)]
+mod tests;
+
+pub use aligned::{ALIGN, Aligned};
+
 use crate::block::{Block, BlockExt, FileBlock, FileOptions};
 use crate::{Error, Kind, Result};
 use rekindle_core::volume::{ByteRange, Geometry};
-
 use rustix::fs::{self, FallocateFlags, FlockOperation};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Largest piece written at once: larger ones meet huge folios and cost up to ten times the time.
+/// Smallest piece written past the page cache. Smaller ones lie scattered: the kernel sorts them, which a disk that seeks
+/// needs.
+const DIRECT_MIN: usize = 128 << 10;
+/// Largest piece written to the page cache at once: larger ones meet huge folios and cost up to ten times the time.
 const WRITE_MAX: usize = 64 << 10;
 /// Bytes of zeros written at once where the file system cannot make them.
 static ZEROS: [u8; WRITE_MAX] = [0; WRITE_MAX];
@@ -27,9 +37,9 @@ pub trait Destination: Send + Sync {
     fn is_apart(&self) -> bool {
         false
     }
-    /// Fills `buf`.
+    /// Fills `buf`. Fastest with long pieces in [`Aligned`] memory.
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<()>;
-    /// Writes all of `bytes`.
+    /// Writes all of `bytes`. Fastest with long pieces in [`Aligned`] memory.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()>;
     /// Makes `range` read as zeros.
     fn zero(&self, range: ByteRange) -> Result<()>;
@@ -37,6 +47,10 @@ pub trait Destination: Send + Sync {
     fn settle(&self, _range: ByteRange) {}
     /// Everything written is durable, name included.
     fn flush(&self) -> Result<()>;
+    /// Aligned reads of what was flushed come from the medium, whatever the system remembers of it.
+    fn reads_medium(&self) -> bool {
+        false
+    }
     /// What was flushed is read from the medium from now on, not from what the system remembers of it.
     fn uncache(&self) -> Result<()> {
         Ok(())
@@ -67,10 +81,16 @@ pub fn open_destination(path: &Path, geometry: &Geometry) -> Result<Box<dyn Dest
     }
 }
 
-/// A regular file, buffered.
+/// A regular file. What is long and aligned goes past the page cache: a copy is not read again soon, memory for it would be
+/// taken from others, and getting that memory costs more than the disk. The rest, and everything on file systems that refuse
+/// this, is buffered. The two never touch the same block at the same time.
 pub struct FileDestination {
     path: PathBuf,
     file: File,
+    /// The same file past the page cache.
+    direct: Option<File>,
+    /// The file system opens files so, and refuses to write or read them so.
+    refused: AtomicBool,
     fresh: bool,
     apart: bool,
 }
@@ -86,10 +106,7 @@ impl FileDestination {
         let error = |e: &std::io::Error| Error::os(path.display().to_string(), e);
         let file =
             OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(|e| error(&e))?;
-        let made = FileDestination { path: path.into(), file, fresh: true, apart: false };
-        made.lock()?;
-        made.file.set_len(size).map_err(|e| error(&e))?;
-        Ok(made)
+        Self::of(path, file, true, size)
     }
     /// A file that exists and has exactly this size, or none yet.
     pub fn open(path: &Path, size: u64) -> Result<Self> {
@@ -103,10 +120,28 @@ impl FileDestination {
             );
             return Err(Error::new(Kind::Invalid, what));
         }
-        let opened = FileDestination { path: path.into(), file, fresh: has == 0, apart: false };
+        Self::of(path, file, has == 0, size)
+    }
+    fn of(path: &Path, file: File, fresh: bool, size: u64) -> Result<Self> {
+        let direct = reopen_direct(&file);
+        let opened =
+            FileDestination { path: path.into(), file, direct, refused: false.into(), fresh, apart: false };
         opened.lock()?;
-        opened.file.set_len(size).map_err(|e| error(&e))?;
+        opened.file.set_len(size).map_err(|e| opened.error(&e))?;
         Ok(opened)
+    }
+    /// The file past the page cache, if it takes `bytes` at `at` so.
+    fn direct_for(&self, at: u64, bytes: &[u8]) -> Option<&File> {
+        let direct = self.direct.as_ref()?;
+        (!self.refused.load(Relaxed) && aligned::is_aligned(at, bytes)).then_some(direct)
+    }
+    /// Whether `done` counts; if not, it is to be done through the page cache.
+    fn taken(&self, done: &std::io::Result<()>) -> bool {
+        let refused = matches!(done, Err(e) if e.raw_os_error() == Some(libc::EINVAL));
+        if refused {
+            self.refused.store(true, Relaxed);
+        }
+        !refused
     }
     /// Two copies to one file would mix.
     fn lock(&self) -> Result<()> {
@@ -133,9 +168,23 @@ impl Destination for FileDestination {
         self.apart
     }
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        if let Some(direct) = self.direct_for(at, buf) {
+            let done = direct.read_exact_at(buf, at);
+            if self.taken(&done) {
+                return done.map_err(|e| self.error(&e));
+            }
+        }
         self.file.read_exact_at(buf, at).map_err(|e| self.error(&e))
     }
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        if bytes.len() >= DIRECT_MIN
+            && let Some(direct) = self.direct_for(at, bytes)
+        {
+            let done = direct.write_all_at(bytes, at);
+            if self.taken(&done) {
+                return done.map_err(|e| self.error(&e));
+            }
+        }
         let pieces = bytes.chunks(WRITE_MAX).zip((at..).step_by(WRITE_MAX));
         pieces
             .into_iter()
@@ -153,9 +202,12 @@ impl Destination for FileDestination {
         // SAFETY: a plain system call on a descriptor that is open as long as `self`; no memory is passed. Only a hint,
         // so its answer does not matter.
         unsafe {
-            let (fd, flags) = (std::os::fd::AsRawFd::as_raw_fd(&self.file), libc::SYNC_FILE_RANGE_WRITE);
+            let (fd, flags) = (self.file.as_raw_fd(), libc::SYNC_FILE_RANGE_WRITE);
             libc::sync_file_range(fd, range.start as i64, range.len as i64, flags);
         }
+    }
+    fn reads_medium(&self) -> bool {
+        self.direct.is_some() && !self.refused.load(Relaxed)
     }
     fn uncache(&self) -> Result<()> {
         fs::fadvise(&self.file, 0, None, fs::Advice::DontNeed).map_err(|e| self.error(&e.into()))
@@ -175,6 +227,12 @@ impl Destination for FileDestination {
         };
         File::open(folder).and_then(|d| d.sync_all()).map_err(|e| Error::os(folder.display().to_string(), &e))
     }
+}
+
+/// The very file `file` is, past the page cache; `None` where that cannot be had (an older tmpfs, no /proc).
+fn reopen_direct(file: &File) -> Option<File> {
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(same).ok()
 }
 
 /// Any device.
@@ -216,6 +274,10 @@ impl Destination for BlockDestination {
     }
     fn zero(&self, range: ByteRange) -> Result<()> {
         self.device.zero_at(range.start, range.len)
+    }
+    fn reads_medium(&self) -> bool {
+        // Devices are opened so that nothing is cached.
+        true
     }
     fn flush(&self) -> Result<()> {
         self.device.flush()

@@ -25,12 +25,14 @@ use rekindle_engine::repository::{SnapshotHolder, VolumeRecord};
 use rekindle_io::destination::{BlockDestination, Destination, FileDestination};
 use rekindle_io::holder::Holder;
 use rekindle_io::{Error, Kind};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Threads that open frames: they share cores with nobody, but a disk is soon the limit.
-const THREADS_MAX: usize = 4;
+/// Threads that open frames and write. As many as there are cores: a write past the page cache waits for the disk, but more
+/// of them are no faster. One alone would leave the disk waiting for the core.
+const THREADS: RangeInclusive<usize> = 2..=4;
 
 /// Performs it.
 pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u8> {
@@ -38,8 +40,9 @@ pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u
     dest::consent(&opened.dests.iter().collect::<Vec<_>>(), set, args.yes.as_deref())?;
     // Before any thread: they inherit the signal mask.
     let asked = Asked::listen()?;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-    let options = CopyOptions { threads, limit, ..CopyOptions::default() };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.clamp(*THREADS.start(), *THREADS.end());
+    let options = CopyOptions { threads, limit, read_back: !args.no_verify, ..CopyOptions::default() };
     let mut work = Work { asked, options, out, set, total: opened.size(), made: Made::default() };
     let begun = Instant::now();
     let to_stdout = matches!(opened.targets, Targets::Stdout(_));
