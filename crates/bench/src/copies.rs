@@ -1,5 +1,8 @@
 //! Backup and restore of a disk image beside the programs people use for it: full, incremental after a day's changes,
 //! restore to a new file. Everything until it is on the disk: `sync` is inside the time. Rounds interleaved.
+//!
+//! Our restore is measured twice: until it is durable (`--no-verify`), which is what the others do, and as it comes, read
+//! back from the medium and compared.
 
 use crate::rig::cost::{self, Cost};
 use crate::rig::report::{Goal, Report, Table, goals};
@@ -38,6 +41,8 @@ impl Size {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tool {
     Rekindle,
+    /// The same repository, restored as rekindle does unasked.
+    ReadBack,
     Restic,
     Borg,
     QemuImg,
@@ -45,12 +50,14 @@ enum Tool {
     Cp,
 }
 
-const TOOLS: [Tool; 6] = [Tool::Rekindle, Tool::Restic, Tool::Borg, Tool::QemuImg, Tool::Nbdcopy, Tool::Cp];
+const TOOLS: [Tool; 7] =
+    [Tool::Rekindle, Tool::ReadBack, Tool::Restic, Tool::Borg, Tool::QemuImg, Tool::Nbdcopy, Tool::Cp];
 
 impl Tool {
     const fn name(self) -> &'static str {
         match self {
             Tool::Rekindle => "rekindle",
+            Tool::ReadBack => "rekindle, read back and compared",
             Tool::Restic => "restic",
             Tool::Borg => "borg, zstd 1",
             Tool::QemuImg => "qemu-img convert -c, zstd",
@@ -61,7 +68,7 @@ impl Tool {
 
     const fn program(self) -> &'static str {
         match self {
-            Tool::Rekindle => "rekindle",
+            Tool::Rekindle | Tool::ReadBack => "rekindle",
             Tool::Restic => "restic",
             Tool::Borg => "borg",
             Tool::QemuImg => "qemu-img",
@@ -72,11 +79,16 @@ impl Tool {
 
     /// Keeps history: a second backup stores what changed.
     const fn incremental(self) -> bool {
-        matches!(self, Tool::Rekindle | Tool::Restic | Tool::Borg)
+        matches!(self, Tool::Rekindle | Tool::ReadBack | Tool::Restic | Tool::Borg)
+    }
+
+    /// Makes backups; the other one restores what `Rekindle` made.
+    fn backs_up(self) -> bool {
+        self != Tool::ReadBack
     }
 
     fn present(self) -> bool {
-        self == Tool::Rekindle || Command::new(self.program()).arg("--version").output().is_ok()
+        self.program() == "rekindle" || Command::new(self.program()).arg("--version").output().is_ok()
     }
 }
 
@@ -90,7 +102,7 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn command(&self) -> Result<Command> {
         let mut command = match self.tool {
-            Tool::Rekindle => servers::ours(&self.home)?,
+            Tool::Rekindle | Tool::ReadBack => servers::ours(&self.home)?,
             tool => Command::new(tool.program()),
         };
         let password = self.home.join("password");
@@ -114,7 +126,7 @@ impl Bench<'_> {
         std::fs::create_dir_all(&self.home)?;
         let mut command = self.command()?;
         match self.tool {
-            Tool::Rekindle => command.arg("init"),
+            Tool::Rekindle | Tool::ReadBack => command.arg("init"),
             Tool::Restic => command.args(["init", "-q"]),
             Tool::Borg => command.args(["init", "-e", "repokey-blake2"]),
             _ => return std::fs::create_dir_all(self.repo()).map_err(Into::into),
@@ -126,7 +138,7 @@ impl Bench<'_> {
         let (image, copy) = (self.image, self.repo().join("copy"));
         let mut command = self.command()?;
         match self.tool {
-            Tool::Rekindle => command.arg("backup").arg(image).args(["--as", "bench", "-q"]),
+            Tool::Rekindle | Tool::ReadBack => command.arg("backup").arg(image).args(["--as", "bench", "-q"]),
             Tool::Restic => command.args(["backup", "-q"]).arg(image),
             Tool::Borg => command.args(["create", "-C", "zstd,1"]).arg(format!("::{name}")).arg(image),
             Tool::QemuImg => command
@@ -145,7 +157,10 @@ impl Bench<'_> {
         let (copy, disk) = (self.repo().join("copy"), to.join("disk"));
         let mut command = self.command()?;
         match self.tool {
-            Tool::Rekindle => command.args(["restore", "bench@latest", "-q", "--to"]).arg(&disk),
+            Tool::Rekindle => {
+                command.args(["restore", "bench@latest", "-q", "--no-verify", "--to"]).arg(&disk)
+            }
+            Tool::ReadBack => command.args(["restore", "bench@latest", "-q", "--to"]).arg(&disk),
             Tool::Restic => command.args(["restore", "-q", "latest", "--target"]).arg(to),
             Tool::Borg => command.current_dir(to).arg("extract").arg(format!("::{name}")),
             Tool::QemuImg => command.args(["convert", "-f", "qcow2", "-O", "raw"]).arg(&copy).arg(&disk),
@@ -230,7 +245,7 @@ impl Round<'_> {
     }
 
     fn full(&self, found: &mut Results) -> Result<()> {
-        for &t in &self.turns {
+        for &t in self.turns.iter().filter(|t| self.tools[**t].backs_up()) {
             let bench = self.bench(t);
             bench.init()?;
             files::warm(self.image)?;
@@ -241,7 +256,7 @@ impl Round<'_> {
     }
 
     fn incremental(&self, stage: usize, delay: Duration, found: &mut Results) -> Result<()> {
-        for t in self.historians() {
+        for t in self.historians().filter(|t| self.tools[*t].backs_up()) {
             let bench = self.bench(t);
             let before = cost::stored(&bench.repo())?;
             files::warm(self.image)?;
@@ -290,7 +305,7 @@ pub fn run(size: &Size, report: &Report) -> Result<()> {
                 round.restore(t, RESTORE + 2, SLOW, &mut found)?;
             }
         }
-        for tool in &tools {
+        for tool in tools.iter().filter(|t| t.backs_up()) {
             std::fs::remove_dir_all(home.path().join(tool.program()))?;
         }
         eprintln!("round {} of {} done", r + 1, size.rounds);
@@ -330,6 +345,11 @@ fn targets(tools: &[Tool], found: &Results) -> String {
         let what = format!("{}: faster of restic and borg / rekindle", STAGES[stage]);
         all.push(Goal::at_least(2.0, what, peers.ratio(&wall(stage, Tool::Rekindle))));
     }
+    for stage in [RESTORE, RESTORE + 2] {
+        let peers = wall(stage, Tool::Restic).least(&wall(stage, Tool::Borg));
+        let what = format!("{}: the same, read back and compared", STAGES[stage]);
+        all.push(Goal::at_least(2.0, what, peers.ratio(&wall(stage, Tool::ReadBack))));
+    }
     let nbdcopy = wall(RESTORE, Tool::Nbdcopy).ratio(&wall(RESTORE, Tool::Rekindle));
     all.push(Goal::at_least(0.7, "restore: nbdcopy to a new file / rekindle, flushed", nbdcopy));
     let nbdcopy = unflushed(Tool::Nbdcopy).ratio(&unflushed(Tool::Rekindle));
@@ -341,7 +361,8 @@ fn text(size: &Size, tools: &[Tool], found: &Results) -> String {
     let mut out = format!(
         "A {} MiB ext4 image of this machine's installed files, in the page cache; {:.1} % of it rewritten in runs of 16 KiB \
          before the incremental. {} rounds; wall time until everything is flushed. rekindle reads the image at rest (key \
-         file, so no key derivation; restic and borg derive theirs).\n\n{}\n",
+         file, so no key derivation; restic and borg derive theirs). A restore ends when it is durable, as the others' do; \
+         unasked, rekindle also reads back from the medium what it wrote and compares it.\n\n{}\n",
         size.image >> 20,
         size.changed * 100.0,
         size.rounds,
