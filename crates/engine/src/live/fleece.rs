@@ -5,7 +5,7 @@
 //!
 //! So the guest pays for a copy in memory, and waits only while memory is full and the file's disk is behind. It never
 //! waits for the repository: what was named to the backup as urgent is read at once, and all else can be written out.
-//! A file that is full or fails gives up the backup, never the guest.
+//! A file that is full while memory is, or that fails, gives up the backup, never the guest.
 //! (A file by offset needs no map; the price is the file system's largest file, 16 TiB on ext4: beyond, the backup is
 //! given up when such an extent has to be written out.)
 
@@ -39,6 +39,8 @@ struct State {
     waiting: Vec<VecDeque<u64>>,
     /// Bytes of buffers that are kept or being filled.
     bytes: u64,
+    /// Bytes for which guests wait.
+    wanted: u64,
     spare: Vec<Vec<u8>>,
     /// Bytes in the files.
     written: u64,
@@ -148,7 +150,7 @@ impl Fleece {
         }
         s.kept.insert((volume, extent), Arc::new(buffer));
         s.waiting[volume].push_back(extent);
-        if self.is_crowded(&s) {
+        if self.is_work(&s) {
             self.work.notify_one();
         }
         Ok(())
@@ -159,7 +161,10 @@ impl Fleece {
             if self.is_given_up() || s.ended {
                 return None;
             }
+            s.wanted += len;
+            self.work.notify_one();
             s = wait(&self.room, s);
+            s.wanted -= len;
         }
         s.bytes += len;
         Some(s.spare.pop().unwrap_or_default())
@@ -202,15 +207,18 @@ impl Fleece {
         }
     }
 
-    /// More than half of the memory is taken: what the backup does not take soon has to go to the file.
-    fn is_crowded(&self, s: &State) -> bool {
-        s.bytes * 2 > self.memory_max
+    /// Something is to be written out: a guest waits for room; or more than half of the memory is taken, and the files have
+    /// room. (A full file ends the backup only when memory is full too.)
+    fn is_work(&self, s: &State) -> bool {
+        let is_waited_for = s.wanted > 0 && s.bytes + s.wanted > self.memory_max;
+        let largest = self.files.iter().map(|f| f.geometry.extent.get()).max().unwrap_or(0);
+        is_waited_for || (s.bytes * 2 > self.memory_max && s.written + largest <= self.files_max)
     }
     /// Writes out what does not fit into memory, until `end`. For a thread of its own.
     pub(super) fn write_out(&self) {
         let mut s = lock(&self.state);
         while !s.ended && !self.is_given_up() {
-            let next = if self.is_crowded(&s) { self.next_out(&mut s) } else { None };
+            let next = if self.is_work(&s) { self.next_out(&mut s) } else { None };
             match next {
                 None => s = wait(&self.work, s),
                 Some((key, buffer)) => {

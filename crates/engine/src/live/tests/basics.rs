@@ -5,8 +5,8 @@ use crate::backup::Changed;
 use crate::live::{Adopted, FleeceOptions, Hooks, LiveOptions, LiveSet, LiveState, LiveVolume, Observer};
 use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Uuid};
 use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Info, Late, MemBlock, kit};
-use rekindle_io::fault::{Crash, FaultOp};
-use rekindle_io::logfile::{LogDir, MemDir, RealDir};
+use rekindle_io::fault::{Crash, FaultOp, FaultPlan};
+use rekindle_io::logfile::{FaultyDir, LogDir, MemDir, RealDir};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -318,7 +318,12 @@ fn a_full_or_failing_fleece_gives_up_the_backup_never_the_guest() {
         for e in 0..14 {
             v.write_at(e * EXTENT, &[1; 4096]).unwrap();
         }
-        let options = m.fleece(if full_fleece { 2 * EXTENT } else { 1 << 30 });
+        // Faults of its own: the guest writes beside it.
+        let plan = Arc::new(FaultPlan::new());
+        let options = FleeceOptions {
+            dir: FaultyDir::new(MemDir::new(), plan.clone()),
+            ..m.fleece(if full_fleece { 2 * EXTENT } else { 1 << 30 })
+        };
         let i = set.instant(&crate::live::NoHooks, &options).unwrap();
         // Two in memory, two in the file; what was taken makes room, wherever it lay.
         for e in 0..8 {
@@ -329,7 +334,7 @@ fn a_full_or_failing_fleece_gives_up_the_backup_never_the_guest() {
         }
         i.intact().expect("there was room for four at any time");
         if !full_fleece {
-            m.plan.fail_next(FaultOp::Write, Kind::Failed);
+            plan.fail_next(FaultOp::Write, Kind::Failed);
         }
         // The guest goes on at once; the backup hears of it when the file was written to.
         for e in 8..14 {
