@@ -88,5 +88,8 @@ mod tests {
         assert!(paced.waited > 0);
         let (none, _end) = std::io::pipe().unwrap();
         assert_eq!(wait(&none, 0, 1), Ok(()), "what cannot be told is left to the flush");
+        let flags = rustix::fs::OFlags::PATH;
+        let bad = rustix::fs::open("/", flags, rustix::fs::Mode::empty()).unwrap();
+        assert_eq!(Paced::default().wrote(&bad, PIECE), Err(Errno::BADF), "what fails is told");
     }
 }

@@ -108,6 +108,7 @@ fn a_backup_never_reads_what_came_after_its_instant() {
         assert!(fleece.is_empty() || fleece.is_given_up(), "what nobody needs takes room");
         fleece.end();
         write_out.join().unwrap();
+        assert!(fleece.written() == 0 || fleece.is_given_up(), "what nobody needs stays in the file");
         assert_eq!(
             disk.bytes()[3 * E as usize],
             99,

@@ -274,10 +274,15 @@ impl Fleece {
         Error::new(Kind::Full, what)
     }
     /// Nothing is kept or on its way to the file.
-    #[cfg(all(test, feature = "shuttle"))]
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         let s = lock(&self.state);
         s.bytes == 0 && s.kept.is_empty()
+    }
+    /// Bytes in the files, or on their way there.
+    #[cfg(test)]
+    pub(super) fn written(&self) -> u64 {
+        lock(&self.state).written
     }
     /// Nobody waits for room from now on, and `write_out` returns.
     pub(super) fn end(&self) {

@@ -1,5 +1,6 @@
 //! Tests of the live volume.
 
 mod basics;
+mod fleece;
 mod history;
 mod world;

@@ -87,3 +87,32 @@ impl Drop for DirDraft<'_> {
         self.remove();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+    use crate::store::StoreExt;
+
+    /// A pipe takes bytes and refuses to be flushed.
+    #[test]
+    fn what_could_not_be_flushed_gets_no_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(dir.path()).unwrap();
+        let (_from, to) = std::io::pipe().unwrap();
+        let mut draft = store.draft("x").unwrap();
+        draft.append(&[b"bytes"]).unwrap();
+        draft.file = to.into();
+        draft.give_name().unwrap_err();
+        assert_eq!(store.list_all("").unwrap(), []);
+        assert_eq!(std::fs::read_dir(dir.path().join(TMP)).unwrap().count(), 0, "nothing is left");
+    }
+
+    #[test]
+    fn a_store_that_failed_begins_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DirStore::open(dir.path()).unwrap();
+        store.failed.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(store.draft("x").map(drop).unwrap_err().kind, Kind::Failed);
+    }
+}

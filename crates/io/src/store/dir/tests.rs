@@ -94,6 +94,11 @@ fn durable_before_named_named_before_answered() {
     assert_eq!(s.hook.take(), [CreateTmp, LockTmp, WriteTmp, FlushTmp, Name, FlushFolder]);
     s.put_new("a/b/y", &[b"2"]).unwrap();
     assert_eq!(s.hook.take(), [FlushFolder], "a name found taken is durable before it is told");
+    let draft = s.begin("a/b/z").unwrap().unwrap();
+    s.put_new("a/b/z", &[b"1"]).unwrap();
+    s.hook.take();
+    assert_eq!(draft.finish().unwrap(), Put::Exists);
+    assert_eq!(s.hook.take(), [FlushTmp, Name, RemoveTmp, FlushFolder], "the same of a draft");
     s.delete("a/b/y").unwrap();
     assert_eq!(s.hook.take(), [Remove, FlushFolder]);
 }
