@@ -80,6 +80,8 @@ pub struct World {
     pub live: bool,
     backup: Option<Backup>,
     parents: Vec<Parent>,
+    /// A copy of the state was put in place and closed a generation again.
+    closed_twice: bool,
     /// A flush or write of some port was made to fail in this life.
     pub faulty: bool,
     /// Backups that read what their instant held, and backups that were given up.
@@ -165,6 +167,7 @@ impl World {
             live: false,
             backup: None,
             parents: Vec::new(),
+            closed_twice: false,
             faulty: false,
             backups: (0, 0),
         }

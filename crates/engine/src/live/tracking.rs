@@ -22,6 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Regions that changed nobody knows when, before this generation was closed.
 type Doubt = BTreeMap<u64, Generation>;
+/// Doubt that no backup settles.
+const VOID: Generation = Generation(u16::MAX);
 
 /// The tracking of one open volume.
 pub(super) struct Tracking {
@@ -37,6 +39,10 @@ pub(super) struct Tracking {
 struct Files {
     marks: MarksFile,
     doubt: Doubt,
+}
+
+fn gone_back() -> Error {
+    Error::new(Kind::Gone, "a snapshot closed a generation that was still open here: it is an older copy")
 }
 
 fn name(what: &str, tracking: Uuid) -> String {
@@ -96,6 +102,9 @@ impl Tracking {
         file.sync()?;
         let (marks, damaged) = Marks::load(&*file, geometry.extents())?;
         let mut doubt = read_doubt(dir, tracking)?;
+        if doubt.values().any(|g| *g == VOID) {
+            return Err(gone_back());
+        }
         let old = doubt.clone();
         let active = ActivityLog::read(&*active_file, tracking, regions(geometry.size))?;
         let per_region = REGION / geometry.extent.get();
@@ -167,6 +176,13 @@ impl Tracking {
         self.activity.renew(fresh.activity);
         *files = Files { marks: fresh.marks, doubt: Doubt::new() };
         self.generation.store(generation.0, SeqCst);
+    }
+    /// Nothing is proven any more against any parent: in force when this returns, and durable if it returns `Ok`, so that
+    /// whoever loads this tracking begins a fresh one.
+    pub(super) fn void(&self, dir: &dyn LogDir, tracking: Uuid) -> Result<()> {
+        let mut files = lock(&self.files);
+        files.doubt = (0..regions(self.geometry.size)).map(|r| (r, VOID)).collect();
+        write_doubt(dir, tracking, &files.doubt)
     }
     /// What may differ from the moment that closed `generation`: (marked, to compare).
     pub(super) fn since(&self, generation: Generation) -> (Vec<ExtentRange>, Vec<ExtentRange>) {

@@ -194,7 +194,7 @@ impl LiveVolume {
             (r.tracking, r.origin, r.since.clone())
         };
         if tracking == ours && generation >= closed {
-            self.distrusted.store(true, SeqCst);
+            self.distrust(ours);
             return Changed::CompareAll("its state folder is older than its newest snapshot".into());
         }
         let from = match (tracking == ours, origin == Some((tracking, generation))) {
@@ -204,6 +204,18 @@ impl LiveVolume {
         };
         let (marked, compare) = self.tracking.since(from);
         Changed::Since { marked, compare }
+    }
+
+    /// A snapshot closed a generation that is open here, or lies ahead: what is marked with it may have been written before
+    /// that snapshot or after it. The backup that finds this out compares everything and may fail, and so may the
+    /// process: whoever comes next must not build upon such a snapshot unseen.
+    fn distrust(&self, tracking: Uuid) {
+        self.distrusted.store(true, SeqCst);
+        if let Err(e) = self.tracking.void(&*self.dir, tracking) {
+            tracing::warn!(
+                "that the state folder is older than a snapshot would be forgotten in a crash: {e}"
+            );
+        }
     }
 
     /// Called about once a second: pulse, and a checkpoint when one is due. Errors are worth a line in the log; they

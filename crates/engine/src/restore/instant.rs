@@ -152,6 +152,22 @@ impl OneVolume {
     fn volume(&self) -> &Volume {
         &self.parts.volumes[self.at as usize]
     }
+    /// A snapshot closed the generation that this instant closes, or a later one: the state is a copy that was put back, and
+    /// what is marked so may have been written before that snapshot or after it. No later instant may take it for a
+    /// parent, also if this backup fails or the process ends: from the next one on generations count in another history.
+    /// The restored moment stays a parent.
+    fn begin_history(&self) {
+        let mut plan = lock(&self.parts.plan);
+        let ours = self.identity.tracking.to_string();
+        if plan.1.volumes[self.at as usize].tracking != ours {
+            return;
+        }
+        plan.1.volumes[self.at as usize].tracking = rekindle_io::random::uuid().to_string();
+        // Both copies, or a damaged sector would bring the old history back. Every later record has the new one too.
+        if let Err(e) = plan.0.store(&plan.1).and_then(|()| plan.0.store(&plan.1)) {
+            tracing::warn!("that the state is older than a snapshot would be forgotten in a crash: {e}");
+        }
+    }
     /// What lies under the log, unless the log has all of it.
     fn read_base(&self, extent: u64, range: ByteRange, out: &mut [u8]) -> Result<()> {
         let v = self.volume();
@@ -185,6 +201,9 @@ impl InstantVolume for OneVolume {
         } else if tracking == self.identity.tracking && generation < self.identity.generation {
             generation
         } else {
+            if tracking == self.identity.tracking {
+                self.begin_history();
+            }
             return Changed::CompareAll("the parent is of another history than this restore".into());
         };
         if self.overflow && since.0 > 0 {

@@ -33,7 +33,8 @@ pub struct PlannedVolume {
     pub volume: String,
     /// The moment it is restored to, as its holder knows it.
     pub moment: String,
-    /// Fresh for this restore: generations count in it from 0, which is the moment.
+    /// Fresh for this restore: generations count in it from 0, which is the moment. Fresh again when a snapshot turns out to
+    /// have closed a generation that is still open here.
     pub tracking: String,
     /// Tracking and generation of the snapshot it is restored from, which generation 0 stands for.
     pub origin: Option<(String, u16)>,

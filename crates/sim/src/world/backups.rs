@@ -94,8 +94,11 @@ impl World {
                     Changed::Since { marked, .. } => marked,
                     // Of another copy of the state: everything is compared.
                     Changed::CompareAll(_) if (tracking, generation) == (id.tracking, id.generation) => {
+                        self.closed_twice = true;
                         continue;
                     }
+                    // From then on generations count in another history.
+                    Changed::CompareAll(_) if self.closed_twice && tracking != id.tracking => continue,
                     Changed::CompareAll(why) => {
                         let what = format!("backup: generation {} is no parent: {why}", generation.0);
                         return Err(End::Broken(what));
