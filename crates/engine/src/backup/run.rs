@@ -1,6 +1,7 @@
 //! A backup of one instant into one repository: choose the parent, read what may differ (hottest first), let the writer
 //! store what does, commit.
 //!
+//! - **What the guest wrote** is named in what the repository has only after that was read: it may be lost there.
 //! - **What is skipped** was proven equal to the parent, which exists in this repository; everything that is read is
 //!   compared by id, so a doubt costs reading, never correctness.
 //! - **Nothing is visible** before the commit: a failure, a stop, a crash or a fleece that ran full leave packs nobody
@@ -173,6 +174,8 @@ impl<'a> VolumePlan<'a> {
             Basis::Tracked(Changed::Since { marked, compare }) => {
                 // The parent was chosen because it has this volume in this shape; the writer agrees or we do not skip.
                 assert!(writer.has_base(slot), "a tracked volume has no base in the writer");
+                // A restore may have found their frames lost, and the guest healed them with the same bytes.
+                writer.prove(slot, marked.clone());
                 let wanted = join(&marked, &compare);
                 VolumePlan { volume, slot, how: How::Incremental, wanted, keep_rest: true, hints: marked }
             }

@@ -9,7 +9,7 @@ use rekindle_core::repo::frame::{FrameKind, FrameName};
 use rekindle_core::repo::manifest::{Inner, Leaf, PageKind, Patch, PatchEntry, decode_ids};
 use rekindle_core::repo::{Id, PageRef, Place, names};
 use rekindle_core::volume::{ByteRange, Uuid};
-use rekindle_io::store::Part;
+use rekindle_io::store::{Part, StoreExt};
 use rekindle_io::{Error, Kind};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -194,6 +194,24 @@ impl Core {
             done(read.and_then(|stored| core.open_meta(place, kind, plain, &stored)));
         };
         self.store.start_get(&names::pack(place.pack.held_in), range, Box::new(arrived));
+    }
+    /// Whether the extent at `place` can be read and has these bytes; an error if the store cannot say.
+    pub(super) fn has_bytes(&self, place: &Place, bytes: &[u8]) -> Result<bool> {
+        let range = ByteRange::new(place.offset.into(), place.stored.into());
+        let stored = match self.store.get(&names::pack(place.pack.held_in), Part::Range(range)) {
+            Ok(stored) if stored.len() == place.stored as usize => stored,
+            Ok(_) => return Ok(false),
+            Err(e) => {
+                return match self.unreadable(place, e) {
+                    RepoError::Damaged { .. } => Ok(false),
+                    RepoError::Store(e) if e.is_loss() => Ok(false),
+                    e => Err(e),
+                };
+            }
+        };
+        let mut plain = vec![0; bytes.len()];
+        let name = self.frame_name(place, FrameKind::Data, bytes.len() as u32);
+        Ok(self.keys.data.open_frame(&name, &stored, &mut plain).is_ok() && plain == bytes)
     }
     /// What it means that `place` could not be read. A pack that is missing or unreadable in a store that is there is
     /// damage, as flipped bytes are: waiting does not bring it back. A store that is not there (its config is gone too: not

@@ -12,23 +12,33 @@ pub(super) const GENERATION_MAX: usize = if cfg!(test) { 16 } else { 56 << 10 };
 /// Content: its id and its plain length, because a short last extent has the id of a whole one that ends in zeros.
 pub(super) type Key = (Id, u32);
 
+/// Where content is that was seen.
+#[derive(Clone, Copy)]
+pub(super) enum Known {
+    /// On its way: it will have a place once everything before is laid down.
+    Coming,
+    /// Laid down by this session, or read by it and equal.
+    Sure(Place),
+    /// Where the index says: what lies there was not looked at.
+    Named(Place),
+}
+
 /// What is known to be stored, or on its way.
 #[derive(Default)]
 pub(super) struct Seen {
-    young: HashMap<Key, Option<Place>>,
-    old: HashMap<Key, Option<Place>>,
+    young: HashMap<Key, Known>,
+    old: HashMap<Key, Known>,
 }
 
 impl Seen {
-    /// `Some(None)`: on its way, it will have a place once everything before is laid down.
-    pub(super) fn get(&self, key: &Key) -> Option<Option<Place>> {
+    pub(super) fn get(&self, key: &Key) -> Option<Known> {
         self.young.get(key).or_else(|| self.old.get(key)).copied()
     }
     /// Content that is on its way, or has its place now.
-    pub(super) fn insert(&mut self, key: Key, place: Option<Place>) {
+    pub(super) fn insert(&mut self, key: Key, known: Known) {
         if self.young.len() >= GENERATION_MAX && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
-        self.young.insert(key, place);
+        self.young.insert(key, known);
     }
 }

@@ -79,6 +79,11 @@ impl Leaves {
         let ids = self.compare.as_ref().map(|(_, ids)| ids[(extent % FAN) as usize]);
         Ok(ids.unwrap_or(Id::ZERO))
     }
+    /// Where the parent has an extent (or where it is, if its leaf was flushed since).
+    pub(super) fn place(&self, extent: u64, packs: &mut PackWriter) -> Result<Option<Place>> {
+        let Some(before) = self.stored(extent / FAN, packs)? else { return Ok(None) };
+        Ok(before.leaf()?.leaf.place((extent % FAN) as usize))
+    }
     /// Says what `extent` is now.
     pub(super) fn set(&mut self, extent: u64, entry: Entry, packs: &mut PackWriter) -> Result<()> {
         let leaf = extent / FAN;

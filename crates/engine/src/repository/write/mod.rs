@@ -1,6 +1,7 @@
 //! Writing a snapshot: extents in, packs and pages out, one commit at the end.
 //!
-//! What a `put` does: zero test, id, compare with the parent's id at the same place, look among what this session and earlier ones stored;
+//! What a `put` does: zero test, id, compare with the parent's id at the same place, look among what this session and earlier ones stored
+//! (and, for what the guest wrote, whether that can still be read);
 //! only what is new is compressed (on a small pool; 85 % of the work), sealed and laid into a pack, in the order of the puts,
 //! so that an incremental's packs lie hottest first. Every extent is given exactly once: put, zeroed or kept; a commit that
 //! does not account for each is refused.
@@ -22,7 +23,7 @@ mod volume;
 pub use index::INDEX_BYTES;
 pub use pack::PACK_BYTES;
 
-use self::dedup::Seen;
+use self::dedup::{Known, Seen};
 use self::index::Index;
 use self::pack::PackWriter;
 use self::session::Session;
@@ -209,6 +210,11 @@ impl SnapshotWriter {
         WriteStats { packs: self.packs.packs, pack_bytes: self.packs.bytes, ..self.stats }
     }
 
+    /// The guest wrote to these since the parent (ascending): of their content only that is named again which can be read
+    /// and is equal. A restore may have found it lost, and what the guest wrote then is the only copy.
+    pub fn prove(&mut self, volume: VolumeSlot, written: Vec<ExtentRange>) {
+        self.volumes[volume.0].proven = written;
+    }
     /// Gives the bytes of one extent: the whole of it, or what the volume has of a short last one.
     pub fn put(&mut self, volume: VolumeSlot, extent: u64, bytes: &[u8]) -> Result<Put> {
         self.guarded(|me| me.put_inner(volume.0, extent, bytes))
@@ -255,7 +261,9 @@ impl SnapshotWriter {
         }
         let id =
             if is_zero(bytes) { Id::ZERO } else { self.core.keys.ids.extent(bytes, v.geometry.extent.get()) };
-        if v.leaves.id(extent, &mut self.packs)? == id {
+        if v.leaves.id(extent, &mut self.packs)? == id
+            && (id.is_zero() || !v.is_proven(extent) || v.is_held(extent, bytes, &mut self.packs)?)
+        {
             let same = if id.is_zero() { &mut self.stats.zero } else { &mut self.stats.unchanged };
             *same += 1;
             return Ok(if id.is_zero() { Put::Zero } else { Put::Unchanged });
@@ -269,17 +277,10 @@ impl SnapshotWriter {
         self.store(volume, extent, (id, bytes.len() as u32), bytes)
     }
     fn store(&mut self, volume: usize, extent: u64, key: dedup::Key, bytes: &[u8]) -> Result<Put> {
-        let how = match self.seen.get(&key) {
-            None => self.index.find(key.0, key.1).map_or(Content::Fresh, Content::At),
-            Some(None) => Content::Before,
-            Some(Some(place)) => Content::At(place),
-        };
+        let how = self.find(volume, extent, key, bytes)?;
         let fresh = matches!(how, Content::Fresh);
-        if let Content::At(place) = how {
-            self.seen.insert(key, Some(place));
-        }
         if fresh {
-            self.seen.insert(key, None);
+            self.seen.insert(key, Known::Coming);
             self.pool.submit(bytes);
             self.pool_bytes += bytes.len();
             self.stats.stored += 1;
@@ -291,22 +292,41 @@ impl SnapshotWriter {
         self.drain(POOL_BYTES_MAX)?;
         Ok(if fresh { Put::Stored } else { Put::Deduped })
     }
+    /// Where content of this key is stored already, beyond the same place in the parent.
+    fn find(&mut self, volume: usize, extent: u64, key: dedup::Key, bytes: &[u8]) -> Result<Content> {
+        let named = match self.seen.get(&key) {
+            Some(Known::Coming) => return Ok(Content::Before),
+            Some(Known::Sure(place)) => return Ok(Content::At(place)),
+            Some(Known::Named(place)) => Some(place),
+            None => self.index.find(key.0, key.1),
+        };
+        let Some(place) = named else { return Ok(Content::Fresh) };
+        let proven = self.volumes[volume].is_proven(extent);
+        if proven && !self.core.has_bytes(&place, bytes)? {
+            return Ok(Content::Fresh);
+        }
+        self.seen.insert(key, if proven { Known::Sure(place) } else { Known::Named(place) });
+        Ok(Content::At(place))
+    }
     /// Lays down what is ready, and waits until at most `bytes_max` are left in the pool.
     fn drain(&mut self, bytes_max: usize) -> Result<()> {
         while let Some(next) = self.waiting.front() {
             let (volume, extent, key) = (next.volume, next.extent, next.key);
-            let place =
-                match next.how {
-                    Content::At(place) => place,
-                    // What it equals was laid down a moment ago, and 64 Ki others must come before it is forgotten.
-                    Content::Before => self.seen.get(&key).flatten().ok_or_else(|| {
-                        RepoError::Invalid("the place of equal content was forgotten".into())
-                    })?,
-                    Content::Fresh => match self.pool.take(self.pool_bytes > bytes_max) {
-                        Some(done) => self.lay_down(volume, key, done)?,
-                        None => return Ok(()),
-                    },
-                };
+            let place = match next.how {
+                Content::At(place) => place,
+                // What it equals was laid down a moment ago, and 64 Ki others must come before it is forgotten.
+                Content::Before => match self.seen.get(&key) {
+                    Some(Known::Sure(place) | Known::Named(place)) => place,
+                    _ => {
+                        let what = "the place of equal content was forgotten";
+                        return Err(RepoError::Invalid(what.into()));
+                    }
+                },
+                Content::Fresh => match self.pool.take(self.pool_bytes > bytes_max) {
+                    Some(done) => self.lay_down(volume, key, done)?,
+                    None => return Ok(()),
+                },
+            };
             self.waiting.pop_front();
             self.volumes[volume].leaves.set(extent, Some((place, key.0)), &mut self.packs)?;
         }
@@ -318,7 +338,7 @@ impl SnapshotWriter {
         self.pool_bytes -= plain as usize;
         self.stats.stored_bytes += u64::from(place.stored);
         self.volumes[volume].new_bytes += u64::from(place.stored);
-        self.seen.insert((id, plain), Some(place));
+        self.seen.insert((id, plain), Known::Sure(place));
         self.index.stored(id, plain, place);
         Ok(place)
     }

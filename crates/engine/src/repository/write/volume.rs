@@ -53,6 +53,8 @@ pub(super) struct Volume {
     /// Extents put, zeroed or kept: must be all in the end, none twice.
     given: Given,
     kept_rest: bool,
+    /// See `SnapshotWriter::prove`.
+    pub proven: Vec<ExtentRange>,
     pub changed: u64,
     pub new_bytes: u64,
 }
@@ -77,12 +79,23 @@ impl Volume {
             base,
             given: Given::new(shape.extents),
             kept_rest: false,
+            proven: Vec::new(),
             changed: 0,
             new_bytes: 0,
         }
     }
     fn invalid<T>(&self, what: impl std::fmt::Display) -> Result<T> {
         Err(RepoError::Invalid(format!("volume {}: {what}", self.identity.name)))
+    }
+    /// What this extent names must be read first.
+    pub(super) fn is_proven(&self, extent: u64) -> bool {
+        let behind = self.proven.partition_point(|r| r.start <= extent);
+        behind > 0 && extent < self.proven[behind - 1].end
+    }
+    /// The parent's frame of `extent` can be read and has these bytes.
+    pub(super) fn is_held(&self, extent: u64, bytes: &[u8], packs: &mut PackWriter) -> Result<bool> {
+        let place = self.leaves.place(extent, packs)?;
+        place.map_or(Ok(false), |place| self.core.has_bytes(&place, bytes))
     }
     /// Counts `range` as given.
     pub(super) fn account(&mut self, range: ExtentRange) -> Result<()> {
