@@ -34,13 +34,17 @@ fn real() -> Option<Vec<Traced>> {
     };
     Some(parse(&text)).filter(|t| t.len() > 1000)
 }
-/// Two halves in small: a scattered hot set, read in runs, a quarter of the second half in new places.
-fn made_up() -> Vec<Traced> {
+/// Numbers below what it is asked for, always the same ones.
+fn dice() -> impl FnMut(u64) -> u64 {
     let mut seed = 7u64;
-    let mut random = move |n: u64| {
+    move |n: u64| {
         seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 33) % n
-    };
+    }
+}
+/// Two halves in small: a scattered hot set, read in runs, a quarter of the second half in new places.
+fn made_up() -> Vec<Traced> {
+    let mut random = dice();
     let ops = (0..8000u64).map(|i| {
         let place = if i < 4000 || random(4) > 0 { random(60) } else { 60 + random(30) };
         let extent = place * 997 % 20_000 + random(8);
@@ -52,11 +56,7 @@ fn made_up() -> Vec<Traced> {
 /// A guest that reads at random, by a skewed weight, of a scattered fifth of its disk: no extent's neighbour is likelier
 /// than any other.
 fn skewed() -> Vec<Traced> {
-    let mut seed = 7u64;
-    let mut random = move |n: u64| {
-        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (seed >> 33) % n
-    };
+    let mut random = dice();
     let ops = (0..40_000u64).map(|i| {
         let place = 1600 * random(1000).pow(2) / 1_000_000;
         let range = ByteRange::new(place * 4_999 % 8192 * EXTENT, 4096);

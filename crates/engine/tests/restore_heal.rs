@@ -63,6 +63,16 @@ fn damage(pack: &Path, gone: bool) {
     std::fs::write(pack, bytes).unwrap();
 }
 
+/// A repository whose largest pack is damaged, its snapshot, and what of that is lost.
+fn damaged_repository(gone: bool) -> (tempfile::TempDir, PathBuf, Uuid, Vec<u64>) {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = tmp.path().join("repo");
+    let (snapshot, packs) = repository(&dir);
+    damage(packs.iter().max_by_key(|p| p.metadata().unwrap().len()).unwrap(), gone);
+    let all = lost(&open(&dir), snapshot);
+    (tmp, dir, snapshot, all)
+}
+
 fn restore(repo: &Repository, snapshot: Uuid) -> Arc<RestoreSet> {
     let volume = NewVolume {
         name: "db".into(),
@@ -103,14 +113,9 @@ fn lost(repo: &Repository, snapshot: Uuid) -> Vec<u64> {
 #[test]
 fn what_was_lost_and_written_again_is_in_the_next_snapshot() {
     for gone in [false, true] {
-        let tmp = tempfile::tempdir().unwrap();
-        let dir = tmp.path().join("repo");
-        let (snapshot, packs) = repository(&dir);
-        damage(packs.iter().max_by_key(|p| p.metadata().unwrap().len()).unwrap(), gone);
-        let repo = open(&dir);
-        let all = lost(&repo, snapshot);
+        let (_tmp, dir, snapshot, all) = damaged_repository(gone);
         assert!(all.len() > 5 && all.len() < 30, "{all:?}");
-        let set = restore(&repo, snapshot);
+        let set = restore(&open(&dir), snapshot);
         let disk = &set.volumes()[0];
         // What was not lost is written again too: it is not stored twice.
         let whole = (0..EXTENTS).filter(|e| !all.contains(e)).take(3);
@@ -127,13 +132,8 @@ fn what_was_lost_and_written_again_is_in_the_next_snapshot() {
 /// Content that was lost at one place comes back at another: a file that was copied back from elsewhere.
 #[test]
 fn what_was_lost_and_written_elsewhere_is_in_the_next_snapshot() {
-    let tmp = tempfile::tempdir().unwrap();
-    let dir = tmp.path().join("repo");
-    let (snapshot, packs) = repository(&dir);
-    damage(packs.iter().max_by_key(|p| p.metadata().unwrap().len()).unwrap(), false);
-    let repo = open(&dir);
-    let all = lost(&repo, snapshot);
-    let set = restore(&repo, snapshot);
+    let (_tmp, dir, snapshot, all) = damaged_repository(false);
+    let set = restore(&open(&dir), snapshot);
     let to = (0..EXTENTS).find(|e| !all.contains(e)).unwrap();
     let disk = &set.volumes()[0];
     // Twice: the second names what the first one stored.

@@ -279,5 +279,4 @@ impl Throttle {
 }
 
 #[cfg(test)]
-#[path = "throttle_tests.rs"]
 mod tests;

@@ -94,6 +94,14 @@ impl Geometry {
         let start = index << self.extent.shift();
         ByteRange::new(start, self.extent.get().min(self.size.saturating_sub(start)))
     }
+    /// The bytes of all of `extents`, end to end; short at the end of the volume, none of none.
+    pub fn bytes_of(&self, extents: ExtentRange) -> ByteRange {
+        let start = self.extent_bytes(extents.start).start;
+        match extents.count() {
+            0 => ByteRange::new(start, 0),
+            _ => ByteRange::new(start, self.extent_bytes(extents.end - 1).end() - start),
+        }
+    }
     /// All extents that `range` touches.
     pub fn touched(&self, range: ByteRange) -> ExtentRange {
         if range.len == 0 {
@@ -132,6 +140,8 @@ mod tests {
         let g = g((3 << 16) + 512);
         assert_eq!(g.extents(), 4);
         assert_eq!(g.extent_bytes(3), ByteRange::new(3 << 16, 512));
+        assert_eq!(g.bytes_of(ExtentRange { start: 1, end: 4 }), ByteRange::new(1 << 16, (2 << 16) + 512));
+        assert_eq!(g.bytes_of(ExtentRange { start: 2, end: 2 }), ByteRange::new(2 << 16, 0));
         let check = |start, len, touched: (u64, u64), covered: (u64, u64)| {
             let r = ByteRange::new(start, len);
             let (t, c) = (g.touched(r), g.covered(r));

@@ -34,10 +34,7 @@ impl Edges {
         [self.tail, self.head].into_iter().filter(|r| r.count() > 0)
     }
     pub fn ranges(&self) -> impl Iterator<Item = ByteRange> {
-        self.extents().map(|r| {
-            let start = self.geometry.extent_bytes(r.start).start;
-            ByteRange::new(start, self.geometry.extent_bytes(r.end - 1).end() - start)
-        })
+        self.extents().map(|r| self.geometry.bytes_of(r))
     }
 }
 

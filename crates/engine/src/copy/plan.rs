@@ -3,7 +3,7 @@
 
 use super::{Compare, Shared};
 use crate::repository::Id;
-use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
+use rekindle_core::volume::{ExtentRange, Geometry};
 use rekindle_io::destination::Destination;
 use rekindle_io::holder::{Holder, Presence};
 use rekindle_io::{Error, Kind, Result};
@@ -114,8 +114,7 @@ impl<'a> Planner<'a> {
         if extents.count() == 0 {
             return Ok(());
         }
-        let start = self.geometry.extent_bytes(extents.start).start;
-        let range = ByteRange::new(start, self.geometry.extent_bytes(extents.end - 1).end() - start);
+        let range = self.geometry.bytes_of(extents);
         if !self.to.is_fresh() {
             self.to.zero(range)?;
         }

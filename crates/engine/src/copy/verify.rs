@@ -3,7 +3,7 @@
 use super::{Compare, CopyOptions, CopyReport, Shared, plan, watch, worker};
 use crate::progress::Progress;
 use crate::repository::Id;
-use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
+use rekindle_core::volume::{ExtentRange, Geometry};
 use rekindle_io::Result;
 use rekindle_io::destination::{Aligned, Destination};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -39,7 +39,7 @@ pub fn verify(
             if !extents.is_empty() {
                 wrong.fetch_add(checker.check(&extents)?, Relaxed);
             }
-            shared.equal.fetch_add(bytes_of(geometry, leaf).len, Relaxed);
+            shared.equal.fetch_add(geometry.bytes_of(leaf).len, Relaxed);
         }
     };
     let (ended, ends) = mpsc::channel();
@@ -54,11 +54,6 @@ pub fn verify(
     })?;
     progress.update(shared.done());
     Ok(wrong.into_inner())
-}
-
-fn bytes_of(geometry: &Geometry, extents: ExtentRange) -> ByteRange {
-    let start = geometry.extent_bytes(extents.start).start;
-    ByteRange::new(start, geometry.extent_bytes(extents.end - 1).end() - start)
 }
 
 /// Compares what the destination holds.
@@ -84,7 +79,7 @@ impl<'a> Checker<'a> {
         let mut wrong = 0;
         for run in extents.chunk_by(|a, b| a + 1 == *b && id(a).is_zero() == id(b).is_zero()) {
             let run = ExtentRange { start: run[0], end: run[run.len() - 1] + 1 };
-            if id(&run.start).is_zero() && self.to.is_hole(bytes_of(&self.shared.geometry, run)) {
+            if id(&run.start).is_zero() && self.to.is_hole(self.shared.geometry.bytes_of(run)) {
                 continue;
             }
             let ids = &ids[(run.start - all.start) as usize..][..run.count() as usize];
@@ -100,7 +95,7 @@ impl<'a> Checker<'a> {
         let mut wrong = 0;
         for (start, ids) in (run.start..).step_by(at_once).zip(ids.chunks(at_once)) {
             self.shared.check()?;
-            let range = bytes_of(&self.shared.geometry, ExtentRange { start, end: start + ids.len() as u64 });
+            let range = self.shared.geometry.bytes_of(ExtentRange { start, end: start + ids.len() as u64 });
             let bytes = &mut self.buf[..range.len as usize];
             self.to.read(range.start, bytes)?;
             for (extent, (id, bytes)) in (start..).zip(ids.iter().zip(bytes.chunks(extent_bytes))) {

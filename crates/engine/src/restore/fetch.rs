@@ -393,10 +393,9 @@ impl Parts {
     fn zero_run(&self, volume: &Volume, run: Vec<(u64, super::claims::Claim<'_>)>) -> Result<u64> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(0) };
         let extents = ExtentRange { start: first.0, end: last.0 + 1 };
-        let start = volume.geometry.extent_bytes(extents.start).start;
-        let end = volume.geometry.extent_bytes(last.0).end();
-        if !volume.target.is_hole(ByteRange::new(start, end - start)) {
-            volume.target.zero(ByteRange::new(start, end - start), false)?;
+        let range = volume.geometry.bytes_of(extents);
+        if !volume.target.is_hole(range) {
+            volume.target.zero(range, false)?;
         }
         self.changed(volume.at, extents, Place::Local);
         let n = run.len() as u64;

@@ -6,7 +6,7 @@ use super::upkeep::MAP;
 use crate::serve::backup::host;
 use crate::serve::record;
 use crate::show::words;
-use rekindle_core::volume::{ExtentBytes, Geometry, Uuid};
+use rekindle_core::volume::Uuid;
 use rekindle_engine::repository::{Drill, Repository, Snapshot};
 use rekindle_engine::usage::UsageMap;
 use rekindle_io::clock::{Clock, SystemClock};
@@ -79,12 +79,10 @@ pub fn at_rest(found: &Found, repository: &Repository) -> Vec<Result<Option<Star
 }
 
 fn left_map(found: &Found, v: &rekindle_engine::restore::PlannedVolume) -> Result<Option<Arc<UsageMap>>> {
-    let invalid = |e: &dyn std::fmt::Display| Error::new(Kind::Corrupt, e.to_string());
-    let folder = record::volume_folder(&found.plan.set, &v.name).map_err(|f| invalid(&f))?;
-    let extent = ExtentBytes::new(v.extent).map_err(|e| invalid(&e))?;
-    let geometry = Geometry::new(v.size, extent, v.blocks.0, v.blocks.1).map_err(|e| invalid(&e))?;
+    let folder = record::volume_folder(&found.plan.set, &v.name)
+        .map_err(|f| Error::new(Kind::Corrupt, f.to_string()))?;
     if !folder.join(MAP).exists() {
         return Ok(None);
     }
-    UsageMap::open(&*RealDir::open(&folder)?, MAP, v.volume()?, geometry).map(Some)
+    UsageMap::open(&*RealDir::open(&folder)?, MAP, v.volume()?, v.geometry()?).map(Some)
 }
