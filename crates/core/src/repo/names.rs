@@ -45,6 +45,11 @@ pub fn pack(pack: Uuid) -> String {
     let hex = pack.to_string();
     format!("{PACKS}{}/{hex}", &hex[..2])
 }
+/// The pack that has this name; `None` if it is no pack's.
+pub fn parse_pack(name: &str) -> Option<Uuid> {
+    let uuid = name.rsplit_once('/')?.1.parse().ok()?;
+    (pack(uuid) == name).then_some(uuid)
+}
 /// Prefix of a set's commits.
 pub fn commits(tag: &str) -> String {
     format!("{SETS}{tag}/c/")

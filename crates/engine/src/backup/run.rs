@@ -162,21 +162,30 @@ impl<'a> VolumePlan<'a> {
         let geometry = volume.geometry();
         let slot = writer.volume(volume.identity(), geometry);
         let all = vec![ExtentRange { start: 0, end: geometry.extents() }];
-        let everything =
-            |how| VolumePlan { volume, slot, how, wanted: all.clone(), keep_rest: false, hints: Vec::new() };
+        let everything = |how, writer: &mut SnapshotWriter| {
+            writer.compare(slot);
+            VolumePlan { volume, slot, how, wanted: all.clone(), keep_rest: false, hints: Vec::new() }
+        };
         match basis {
-            Basis::Full(why) => everything(How::Full(why)),
-            Basis::Compare(why) => everything(How::Compared(why)),
-            Basis::Tracked(Changed::CompareAll(why)) => everything(How::Compared(why)),
+            Basis::Full(why) => everything(How::Full(why), writer),
+            Basis::Compare(why) => everything(How::Compared(why), writer),
+            Basis::Tracked(Changed::CompareAll(why)) => everything(How::Compared(why), writer),
             Basis::Tracked(Changed::Since { .. }) if compare_all => {
-                everything(How::Compared("as asked for".into()))
+                everything(How::Compared("as asked for".into()), writer)
             }
             Basis::Tracked(Changed::Since { marked, compare }) => {
                 // The parent was chosen because it has this volume in this shape; the writer agrees or we do not skip.
                 assert!(writer.has_base(slot), "a tracked volume has no base in the writer");
+                let wanted = join(&marked, &compare);
+                // Of what is skipped nobody would know what it was. Any other error comes again, where it can be told.
+                if let Err(e) = writer.look_ahead(slot, &wanted)
+                    && e.is_loss()
+                {
+                    let why = format!("part of the parent's manifest is lost: {e}");
+                    return everything(How::Compared(why), writer);
+                }
                 // A restore may have found their frames lost, and the guest healed them with the same bytes.
                 writer.prove(slot, marked.clone());
-                let wanted = join(&marked, &compare);
                 VolumePlan { volume, slot, how: How::Incremental, wanted, keep_rest: true, hints: marked }
             }
         }

@@ -99,6 +99,10 @@ impl RepoError {
     pub fn damaged(object: impl Into<String>, offset: u64, what: impl Into<String>) -> Self {
         RepoError::Damaged { object: object.into(), offset, what: what.into() }
     }
+    /// What was asked for is not to be had any more: waiting does not bring it back.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, RepoError::Damaged { .. }) || matches!(self, RepoError::Store(e) if e.is_loss())
+    }
     /// The caller's next move.
     pub fn kind(&self) -> Kind {
         match self {

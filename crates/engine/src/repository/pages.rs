@@ -202,11 +202,8 @@ impl Core {
             Ok(stored) if stored.len() == place.stored as usize => stored,
             Ok(_) => return Ok(false),
             Err(e) => {
-                return match self.unreadable(place, e) {
-                    RepoError::Damaged { .. } => Ok(false),
-                    RepoError::Store(e) if e.is_loss() => Ok(false),
-                    e => Err(e),
-                };
+                let e = self.unreadable(place, e);
+                return if e.is_loss() { Ok(false) } else { Err(e) };
             }
         };
         let mut plain = vec![0; bytes.len()];

@@ -2,6 +2,7 @@
 //! histories of a set, two repositories, failures at random store operations, crashes, strangers, forgotten parents.
 
 mod diff;
+mod lost;
 mod single;
 mod world;
 

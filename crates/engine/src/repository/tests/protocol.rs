@@ -346,3 +346,98 @@ fn a_commit_must_account_for_every_extent() {
     let e = w.zero(v, extents(5, 6)).unwrap_err();
     assert!(e.to_string().contains("extent 5 was given twice"), "{e}");
 }
+
+/// A comparing backup does without a page that is lost when it first looks; one that is lost after something of it was
+/// named is an error, or what was named would be zeros.
+#[test]
+fn what_is_lost_after_it_was_named_fails_the_backup() {
+    let (store, repo) = new_repo(false);
+    let leaf = rekindle_core::repo::manifest::FAN;
+    let g = geometry((leaf + 2) * EXTENT as u64);
+    let mut w = repo.begin_snapshot("shop", None, options()).unwrap();
+    let v = w.volume(identity("data", 1), g);
+    for e in [0, 1, leaf, leaf + 1] {
+        w.put(v, e, &content(e as u32, EXTENT)).unwrap();
+    }
+    w.zero(v, extents(2, leaf)).unwrap();
+    let info = w.commit(CommitMeta::default()).unwrap();
+    // No page is kept in memory.
+    let repo = Repository::open_with(store.clone(), None, 0).unwrap();
+    let parent = repo.snapshot_of(info);
+    for lost_first in [false, true] {
+        let store = Arc::new(store.copy());
+        let repo = Repository::open_with(store.clone(), None, 0).unwrap();
+        let packs = names(&*store, "d/");
+        let lose = || packs.iter().for_each(|p| store.delete(p).unwrap());
+        let mut w = repo.begin_snapshot("shop", Some(&parent), options()).unwrap();
+        let v = w.volume(identity("data", 1), g);
+        w.compare(v);
+        assert!(w.keep(v, extents(0, 1)).is_err(), "nothing of a volume that is compared is kept");
+        let mut w = repo.begin_snapshot("shop", Some(&parent), options()).unwrap();
+        let v = w.volume(identity("data", 1), g);
+        w.compare(v);
+        if lost_first {
+            lose();
+        }
+        let first = w.put(v, 0, &content(0, EXTENT)).unwrap();
+        assert_eq!(first, if lost_first { Put::Stored } else { Put::Unchanged });
+        if !lost_first {
+            w.put(v, leaf, &content(leaf as u32, EXTENT)).unwrap();
+            lose();
+            let e = w.put(v, 1, &content(77, EXTENT)).unwrap_err();
+            assert_eq!(e.kind(), rekindle_io::Kind::Corrupt, "{e}");
+            continue;
+        }
+        w.zero(v, extents(2, leaf)).unwrap();
+        for e in [1, leaf, leaf + 1] {
+            w.put(v, e, &content(e as u32, EXTENT)).unwrap();
+        }
+        let repo = Repository::open(store.clone(), None).unwrap();
+        let whole = read_all(&repo.snapshot_of(w.commit(CommitMeta::default()).unwrap()), "data").unwrap();
+        for e in [0, 1, leaf, leaf + 1] {
+            let at = e as usize * EXTENT;
+            assert!(whole[at..at + EXTENT] == content(e as u32, EXTENT), "{e}");
+        }
+    }
+}
+
+/// Pages that this very session wrote are not in the list that it asked for, and are there all the same.
+#[test]
+fn a_comparing_backup_goes_back_to_leaves_of_its_own() {
+    let (_store, repo) = new_repo(false);
+    let leaf = rekindle_core::repo::manifest::FAN;
+    let g = geometry(2 * leaf * EXTENT as u64);
+    let write = |parent: Option<&Snapshot>, tag: u32| {
+        let mut w = repo.begin_snapshot("shop", parent, options()).unwrap();
+        let v = w.volume(identity("data", 1), g);
+        w.compare(v);
+        // More than wait at once, in both leaves by turns.
+        for e in (0..80).flat_map(|e| [e, leaf + e]) {
+            w.put(v, e, &content(e as u32 + tag, EXTENT)).unwrap();
+        }
+        w.zero(v, extents(80, leaf)).unwrap();
+        w.zero(v, extents(leaf + 80, 2 * leaf)).unwrap();
+        repo.snapshot_of(w.commit(CommitMeta::default()).unwrap())
+    };
+    let parent = write(None, 0);
+    let whole = read_all(&write(Some(&parent), 10_000), "data").unwrap();
+    for e in (0..80).flat_map(|e| [e, leaf + e]) {
+        let at = e as usize * EXTENT;
+        assert!(whole[at..at + EXTENT] == content(e as u32 + 10_000, EXTENT), "{e}");
+    }
+}
+
+#[test]
+fn a_volume_that_became_zeros_names_nothing_of_a_lost_parent() {
+    let (store, repo) = new_repo(false);
+    let parent = backup(&repo, "shop", None, &content(1, 3 * EXTENT), None, options()).unwrap();
+    names(&*store, "d/").iter().for_each(|p| store.delete(p).unwrap());
+    let repo = Repository::open(store, None).unwrap();
+    let mut w = repo.begin_snapshot("shop", Some(&parent), options()).unwrap();
+    let v = w.volume(identity("data", 1), geometry(3 * EXTENT as u64));
+    w.compare(v);
+    w.zero(v, extents(0, 2)).unwrap();
+    w.put(v, 2, &vec![0; EXTENT]).unwrap();
+    let snapshot = repo.snapshot_of(w.commit(CommitMeta::default()).unwrap());
+    assert!(read_all(&snapshot, "data").unwrap().iter().all(|b| *b == 0));
+}

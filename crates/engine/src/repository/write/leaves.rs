@@ -9,13 +9,17 @@ use super::super::tree::{leaf_ids, leaf_of};
 use super::pack::PackWriter;
 use super::upper::{Root, Upper};
 use rekindle_core::repo::manifest::{Child, FAN, Leaf, PATCH_MAX, PageKind, Patch, Shape, encode_ids};
-use rekindle_core::repo::{Id, Place};
+use rekindle_core::repo::{Id, PageRef, Place};
 use rekindle_core::volume::ExtentRange;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Entries that wait at most: about 100 bytes each. Few under test, so that leaves are touched again after their flush.
 const PENDING_MAX: usize = if cfg!(test) { 64 } else { 64 << 10 };
+
+/// Leaves that are looked at ahead: as many as the cache of pages holds, so that none is read twice because of it. 64 GiB of
+/// extents of 256 KiB, 16 GiB of 64 KiB.
+const AHEAD_MAX: usize = 256;
 
 /// What an extent becomes: its frame and id, or zeros.
 pub(super) type Entry = Option<(Place, Id)>;
@@ -48,40 +52,98 @@ pub(super) struct Leaves {
     edits: BTreeMap<u64, Edit>,
     pending: usize,
     tick: u64,
-    /// Ids of the leaf looked at last, for comparing with the parent.
-    compare: Option<(u64, Arc<Vec<Id>>)>,
+    /// The leaf looked at last, for comparing with the parent.
+    compare: Option<Compared>,
+    /// Every extent is given; see `do_without_what_is_lost`.
+    whole: bool,
+    /// Leaves that were looked at: what was said of them stands.
+    told: BTreeSet<u64>,
+}
+
+/// A leaf as the parent has it; no page: all zeros.
+struct Compared {
+    index: u64,
+    before: Option<Before>,
+    ids: Vec<Id>,
 }
 
 impl Leaves {
     pub(super) fn new(core: Arc<Core>, upper: Upper) -> Self {
-        Leaves { core, upper, edits: BTreeMap::new(), pending: 0, tick: 0, compare: None }
+        Leaves {
+            core,
+            upper,
+            edits: BTreeMap::new(),
+            pending: 0,
+            tick: 0,
+            compare: None,
+            whole: false,
+            told: BTreeSet::new(),
+        }
+    }
+    /// Every extent will be given, so that the parent only saves storing: what of its manifest is lost when it is first
+    /// looked at counts as zeros, and all below it is stored anew. Later it is an error: something may have been named since.
+    pub(super) fn do_without_what_is_lost(&mut self) {
+        self.whole = true;
+        self.upper.do_without_what_is_lost();
     }
     pub(super) fn shape(&self) -> Shape {
         self.upper.shape
     }
-    fn stored(&self, leaf: u64, packs: &mut PackWriter) -> Result<Option<Before>> {
+    fn stored(&mut self, leaf: u64, packs: &mut PackWriter) -> Result<Option<Before>> {
         let Some(child) = self.upper.child(1, leaf, packs)? else { return Ok(None) };
         packs.readable(&child.page)?;
         let page = self.core.page_wait(child.page, PageKind::Leaf)?;
-        leaf_of(&page, &self.upper.shape, leaf, &child.page)?;
+        let found = leaf_of(&page, &self.upper.shape, leaf, &child.page)?;
+        if self.whole {
+            // It may be known from before it was lost, and a leaf that does not change is named again.
+            for page in pages_of(found, child.page) {
+                packs.must_have(&page.place)?;
+            }
+        }
         Ok(Some(Before { page, child }))
+    }
+    fn compared(&mut self, leaf: u64, packs: &mut PackWriter) -> Result<Compared> {
+        let before = self.stored(leaf, packs)?;
+        let ids = match &before {
+            Some(before) => leaf_ids(&self.core, before.leaf()?)?,
+            None => vec![Id::ZERO; self.upper.shape.fan_at(0, leaf)],
+        };
+        Ok(Compared { index: leaf, before, ids })
+    }
+    /// The leaf as it was stored last, looked at once for all its neighbours.
+    fn compare(&mut self, leaf: u64, packs: &mut PackWriter) -> Result<&Compared> {
+        if self.compare.as_ref().is_none_or(|c| c.index != leaf) {
+            let compared = match self.compared(leaf, packs) {
+                Err(e) if self.whole && e.is_loss() && !self.told.contains(&leaf) => {
+                    tracing::warn!(error = %e, "part of the parent's manifest is lost; its extents are stored anew");
+                    self.upper.set_leaf(leaf, None, packs)?;
+                    self.compared(leaf, packs)?
+                }
+                found => found?,
+            };
+            if self.whole {
+                self.told.insert(leaf);
+            }
+            self.compare = Some(compared);
+        }
+        // Set above.
+        self.compare.as_ref().ok_or_else(|| RepoError::Invalid("no leaf".into()))
+    }
+    /// Whether the leaves of `extents` (ascending) can be read, as far as that costs nothing.
+    pub(super) fn look_ahead(&mut self, extents: &[ExtentRange], packs: &mut PackWriter) -> Result<()> {
+        let leaves =
+            extents.iter().filter(|r| r.start < r.end).flat_map(|r| r.start / FAN..=(r.end - 1) / FAN);
+        let mut last = None;
+        let fresh = leaves.filter(|leaf| last.replace(*leaf) != Some(*leaf));
+        fresh.take(AHEAD_MAX).try_for_each(|leaf| self.compared(leaf, packs).map(drop))
     }
     /// The id that an extent had in the parent (or has, if its leaf was flushed since).
     pub(super) fn id(&mut self, extent: u64, packs: &mut PackWriter) -> Result<Id> {
-        let leaf = extent / FAN;
-        if self.compare.as_ref().is_none_or(|(l, _)| *l != leaf) {
-            let ids = match self.stored(leaf, packs)? {
-                Some(before) => leaf_ids(&self.core, before.leaf()?)?,
-                None => vec![Id::ZERO; self.upper.shape.fan_at(0, leaf)],
-            };
-            self.compare = Some((leaf, Arc::new(ids)));
-        }
-        let ids = self.compare.as_ref().map(|(_, ids)| ids[(extent % FAN) as usize]);
-        Ok(ids.unwrap_or(Id::ZERO))
+        Ok(self.compare(extent / FAN, packs)?.ids[(extent % FAN) as usize])
     }
     /// Where the parent has an extent (or where it is, if its leaf was flushed since).
-    pub(super) fn place(&self, extent: u64, packs: &mut PackWriter) -> Result<Option<Place>> {
-        let Some(before) = self.stored(extent / FAN, packs)? else { return Ok(None) };
+    pub(super) fn place(&mut self, extent: u64, packs: &mut PackWriter) -> Result<Option<Place>> {
+        let Some(before) = &self.compare(extent / FAN, packs)?.before else { return Ok(None) };
         Ok(before.leaf()?.leaf.place((extent % FAN) as usize))
     }
     /// Says what `extent` is now.
@@ -144,14 +206,10 @@ impl Leaves {
     fn flush(&mut self, leaf: u64, packs: &mut PackWriter) -> Result<()> {
         let Some(edit) = self.edits.remove(&leaf) else { return Ok(()) };
         self.pending -= edit.entries.len();
-        if self.compare.as_ref().is_some_and(|(l, _)| *l == leaf) {
+        if self.compare.as_ref().is_some_and(|c| c.index == leaf) {
             self.compare = None;
         }
-        let before = self.stored(leaf, packs)?;
-        let mut ids = match &before {
-            Some(b) => leaf_ids(&self.core, b.leaf()?)?,
-            None => vec![Id::ZERO; self.upper.shape.fan_at(0, leaf)],
-        };
+        let Compared { before, mut ids, .. } = self.compared(leaf, packs)?;
         let zeros = Leaf::zeros(ids.len());
         let old = before.as_ref().map(Before::leaf).transpose()?.map_or(&zeros, |l| &l.leaf);
         let changed: BTreeMap<u16, Entry> = edit
@@ -207,6 +265,18 @@ impl Leaves {
         }
         self.upper.finish(packs)
     }
+}
+
+/// The pages that make the leaf at `page`.
+fn pages_of(found: &LeafPage, page: PageRef) -> impl Iterator<Item = PageRef> {
+    let (base, ids) = match &found.patch {
+        Some((at, base, _)) => match &**base {
+            Page::Leaf(base) => (Some(*at), base.leaf.ids),
+            _ => (Some(*at), None),
+        },
+        None => (None, found.leaf.ids),
+    };
+    [Some(page), base, ids].into_iter().flatten()
 }
 
 /// The page of a leaf that differs from `before` by `changed`, if that is a small patch: earlier changes with the new ones

@@ -5,6 +5,8 @@
 
 use super::super::core::Core;
 use super::super::error::{RepoError, Result};
+use super::super::pages::at;
+use super::present::Present;
 use super::upload::{PIECE_BYTES, Piece, Uploader, upload};
 use rekindle_core::repo::frame::{Compression, DIRECTORY_SLOT, FrameKind, FrameName, OVERHEAD};
 use rekindle_core::repo::pack::{self, FOOTER, Footer, SLOTS_MAX, Slot};
@@ -32,6 +34,7 @@ pub(super) struct PackWriter {
     /// Scratch for compressed pages.
     scratch: Vec<u8>,
     uploader: Option<Uploader>,
+    present: Present,
     /// Packs begun, and bytes of them.
     pub packs: u64,
     pub bytes: u64,
@@ -42,6 +45,7 @@ impl PackWriter {
         let target = target.clamp(1 << 10, PACK_BYTES_MAX);
         let uploader = background.then(|| Uploader::start(core.clone(), target)).flatten();
         PackWriter {
+            present: Present::new(core.clone()),
             core,
             target,
             pack: Uuid::default(),
@@ -97,6 +101,7 @@ impl PackWriter {
     }
     fn begin(&mut self) {
         self.pack = random::uuid();
+        self.present.begin(self.pack);
         self.buf.clear();
         self.handed = 0;
         self.buf.extend_from_slice(&pack::header(self.core.keys.repository, self.pack));
@@ -137,6 +142,14 @@ impl PackWriter {
             }
             Some(uploader) => uploader.hand_over(piece).map(|buf| self.buf = buf),
         }
+    }
+    /// Whether the store has what lies at `place`; what this session wrote, it has or the backup fails.
+    pub(super) fn has(&mut self, place: &Place) -> Result<bool> {
+        self.present.has(place)
+    }
+    /// The same, as an error.
+    pub(super) fn must_have(&mut self, place: &Place) -> Result<()> {
+        if self.has(place)? { Ok(()) } else { Err(at(place, "it is missing or too short")) }
     }
     /// Makes sure that a page this session wrote can be read back: closes its pack and waits for the upload. Rare (a leaf
     /// that is touched again after it was flushed), so it is not worth keeping pages in memory for.

@@ -8,7 +8,7 @@ use super::super::tree::inner_of;
 use super::pack::PackWriter;
 use rekindle_core::repo::manifest::{Child, FAN, Inner, PageKind, Shape};
 use rekindle_core::repo::{Id, PageRef};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The root of a finished tree: its page, the fold of its children, extents and bytes below.
@@ -29,16 +29,24 @@ pub(super) struct Upper {
     /// Root page as it was, or as it was flushed last.
     root: Option<PageRef>,
     flushed: Option<Option<Root>>,
+    /// See `do_without_what_is_lost`, and the pages that were looked at: what was said of them stands.
+    whole: bool,
+    told: BTreeSet<(u32, u64)>,
     /// `levels[i]`: edits of pages of level i + 1, by page.
     levels: Vec<BTreeMap<u64, Edits>>,
 }
 
 impl Upper {
     pub(super) fn new(core: Arc<Core>, shape: Shape, root: Option<PageRef>) -> Self {
-        Upper { core, shape, root, flushed: None, levels: vec![BTreeMap::new(); shape.top as usize] }
+        let levels = vec![BTreeMap::new(); shape.top as usize];
+        Upper { core, shape, root, flushed: None, whole: false, told: BTreeSet::new(), levels }
+    }
+    /// As `Leaves::do_without_what_is_lost`.
+    pub(super) fn do_without_what_is_lost(&mut self) {
+        self.whole = true;
     }
     /// Child `child` (counted over the whole level) of the pages of `level`, as it is now. Level 1: leaves.
-    pub(super) fn child(&self, level: u32, child: u64, packs: &mut PackWriter) -> Result<Option<Child>> {
+    pub(super) fn child(&mut self, level: u32, child: u64, packs: &mut PackWriter) -> Result<Option<Child>> {
         let (page, i) = (child / FAN, (child % FAN) as u16);
         if let Some(edited) = self.levels[level as usize - 1].get(&page).and_then(|e| e.get(&i)) {
             return Ok(*edited);
@@ -50,7 +58,27 @@ impl Upper {
         })
     }
     /// The page as it was stored last.
-    fn stored(&self, level: u32, index: u64, packs: &mut PackWriter) -> Result<Option<Arc<Page>>> {
+    fn stored(&mut self, level: u32, index: u64, packs: &mut PackWriter) -> Result<Option<Arc<Page>>> {
+        match self.read(level, index, packs) {
+            Err(e) if self.whole && e.is_loss() && !self.told.contains(&(level, index)) => {
+                tracing::warn!(error = %e, "part of the parent's manifest is lost; its extents are stored anew");
+                if level == self.shape.top {
+                    (self.root, self.flushed) = (None, Some(None));
+                } else {
+                    self.set(level + 1, index, None, packs)?;
+                }
+                self.told.insert((level, index));
+                Ok(None)
+            }
+            found => {
+                if self.whole {
+                    self.told.insert((level, index));
+                }
+                found
+            }
+        }
+    }
+    fn read(&mut self, level: u32, index: u64, packs: &mut PackWriter) -> Result<Option<Arc<Page>>> {
         let page = if level == self.shape.top {
             self.root
         } else {
@@ -60,6 +88,9 @@ impl Upper {
         packs.readable(&page)?;
         let got = self.core.page_wait(page, PageKind::Inner)?;
         inner_of(&got, &self.shape, level, index, &page)?;
+        if self.whole {
+            packs.must_have(&page.place)?;
+        }
         Ok(Some(got))
     }
     /// Sets child `child` of level 1. A page all of whose children were set is written at once: a full backup in volume

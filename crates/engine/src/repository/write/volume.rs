@@ -53,6 +53,8 @@ pub(super) struct Volume {
     /// Extents put, zeroed or kept: must be all in the end, none twice.
     given: Given,
     kept_rest: bool,
+    /// See `SnapshotWriter::compare`.
+    compared: bool,
     /// See `SnapshotWriter::prove`.
     pub proven: Vec<ExtentRange>,
     pub changed: u64,
@@ -79,6 +81,7 @@ impl Volume {
             base,
             given: Given::new(shape.extents),
             kept_rest: false,
+            compared: false,
             proven: Vec::new(),
             changed: 0,
             new_bytes: 0,
@@ -92,10 +95,21 @@ impl Volume {
         let behind = self.proven.partition_point(|r| r.start <= extent);
         behind > 0 && extent < self.proven[behind - 1].end
     }
-    /// The parent's frame of `extent` can be read and has these bytes.
-    pub(super) fn is_held(&self, extent: u64, bytes: &[u8], packs: &mut PackWriter) -> Result<bool> {
-        let place = self.leaves.place(extent, packs)?;
-        place.map_or(Ok(false), |place| self.core.has_bytes(&place, bytes))
+    /// The parent has these bytes at `extent`, with this id, and still has them: what the guest wrote was read, of anything
+    /// else the frame is there.
+    pub(super) fn has(&mut self, extent: u64, id: Id, bytes: &[u8], packs: &mut PackWriter) -> Result<bool> {
+        if self.leaves.id(extent, packs)? != id {
+            return Ok(false);
+        }
+        match self.leaves.place(extent, packs)? {
+            Some(place) if self.is_proven(extent) => self.core.has_bytes(&place, bytes),
+            Some(place) => packs.has(&place),
+            None => Ok(id.is_zero()),
+        }
+    }
+    pub(super) fn compare(&mut self) {
+        self.compared = true;
+        self.leaves.do_without_what_is_lost();
     }
     /// Counts `range` as given.
     pub(super) fn account(&mut self, range: ExtentRange) -> Result<()> {
@@ -112,6 +126,9 @@ impl Volume {
     pub(super) fn keep(&mut self, range: ExtentRange) -> Result<()> {
         if self.base.is_none() {
             return self.invalid("nothing can be kept: the parent has no such volume of this shape");
+        }
+        if self.compared {
+            return self.invalid("something was kept of a volume that is compared whole");
         }
         self.account(range)
     }
