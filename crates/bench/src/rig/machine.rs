@@ -3,14 +3,19 @@
 use crate::Result;
 use std::fs;
 
-/// Processor time of a process and all its threads, seconds. Resolution is the kernel's tick (10 ms).
+/// Processor time of a process and all its threads, also of those that have ended, seconds.
 pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold spaces and brackets: fields are counted from behind it.
-    let rest = stat.rsplit_once(')').ok_or("/proc/PID/stat without a name")?.1;
-    let fields: Vec<&str> = rest.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: it writes the clock's number through a pointer to a live local.
+    let failed = unsafe { libc::clock_getcpuclockid(libc::pid_t::try_from(pid)?, &raw mut clock) };
+    if failed != 0 {
+        return Err(std::io::Error::from_raw_os_error(failed).into());
+    }
+    // SAFETY: it writes one timespec through a pointer to a live local.
+    match unsafe { libc::clock_gettime(clock, &raw mut time) } {
+        0 => Ok(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9),
+        _ => Err(std::io::Error::last_os_error().into()),
+    }
 }
 
 /// Largest resident memory so far, bytes.
@@ -53,7 +58,15 @@ pub fn version(program: &str, argument: &str) -> String {
 mod tests {
     #[test]
     fn this_process_has_cost_something() {
-        assert!(super::cpu_seconds(std::process::id()).unwrap() >= 0.0);
+        let me = std::process::id();
+        let before = super::cpu_seconds(me).unwrap();
+        std::thread::spawn(|| (0..3_000_000u64).fold(0, |a, b| std::hint::black_box(a ^ b))).join().unwrap();
+        assert!(
+            super::cpu_seconds(me).unwrap() > before,
+            "the thread that ended counts, be it for a millisecond"
+        );
+        // Above the largest number the kernel gives.
+        assert!(super::cpu_seconds(5_000_000).is_err());
         assert!(super::peak_memory(std::process::id()).unwrap() > 1 << 20);
         assert!(super::describe().contains("cores"));
         assert!(super::load() >= 0.0);

@@ -28,8 +28,8 @@ pub struct Size {
     pub file: u64,
     /// Only cells whose name contains this.
     pub only: String,
-    /// Pairs of slices a round, where only usage counting and change tracking differ.
-    pub pairs: usize,
+    /// Quartets of slices a round, where only usage counting and change tracking differ.
+    pub quartets: usize,
     /// Leave out depths and connections beyond the main ones.
     pub brief: bool,
 }
@@ -42,7 +42,7 @@ impl Size {
             time: Duration::from_millis(plan.pick(700, 700, 40)),
             file: plan.pick(256 << 20, 256 << 20, 8 << 20),
             only: String::new(),
-            pairs: plan.pick(15, 10, 1),
+            quartets: plan.pick(25, 15, 1),
             brief: plan.scale != Scale::Full,
         }
     }

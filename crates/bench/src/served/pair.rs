@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// What `--only` calls it.
 pub const NAME: &str = "usage and tracking";
-/// Length of a slice: many of them in a second, and the way in and out of each is little.
-const SLICE: Duration = Duration::from_millis(200);
+/// Length of a slice: what disturbs one rarely lasts as long as the four of a quartet.
+const SLICE: Duration = Duration::from_millis(60);
 
 /// One kind of load, with over without.
 pub struct Pair {
@@ -37,18 +37,29 @@ fn slice(server: &Server, load: &Load, sum: &mut Sum) -> Result<()> {
     Ok(())
 }
 
-/// One round: so many pairs of slices, every second pair the other way round.
-fn round(with: &Server, without: &Server, load: &Load, pairs: usize) -> Result<(f64, f64)> {
+/// Four slices, there and back (whatever wanders steadily falls out): ratios of requests a second and of processor time.
+fn quartet(with: &Server, without: &Server, load: &Load) -> Result<(f64, f64)> {
     let mut sums = [Sum::default(); 2];
-    for pair in 0..pairs {
-        let load = Load { seed: pair as u64 + 1, ..load.clone() };
-        let turns = if pair % 2 == 0 { [(0, with), (1, without)] } else { [(1, without), (0, with)] };
-        for (at, server) in turns {
-            slice(server, &load, &mut sums[at])?;
-        }
+    for (at, server) in [(0, with), (1, without), (1, without), (0, with)] {
+        slice(server, load, &mut sums[at])?;
     }
     let [on, off] = sums;
     Ok(((on[0] / on[1]) / (off[0] / off[1]), (on[2] / on[0]) / (off[2] / off[0])))
+}
+
+/// One round: the median of so many quartets, every second one the other way round.
+fn round(with: &Server, without: &Server, load: &Load, quartets: usize) -> Result<(f64, f64)> {
+    let (mut rate, mut cpu) = (Rounds::default(), Rounds::default());
+    for n in 0..quartets {
+        let load = Load { seed: n as u64 + 1, ..load.clone() };
+        let (r, c) = match n % 2 {
+            0 => quartet(with, without, &load)?,
+            _ => quartet(without, with, &load).map(|(r, c)| (1.0 / r, 1.0 / c))?,
+        };
+        rate.0.push(r);
+        cpu.0.push(c);
+    }
+    Ok((rate.median(), cpu.median()))
 }
 
 /// Measures reads and writes.
@@ -63,9 +74,9 @@ pub fn run(home: &Path, size: &Size) -> Result<Vec<Pair>> {
         let load = Load { time: SLICE.min(size.time), ..main_load(size, read_percent) };
         let mut pair = Pair { name, rate: Rounds::default(), cpu: Rounds::default() };
         // The first slices meet extents that were never touched, and are not counted.
-        round(&with, &without, &load, 1)?;
+        quartet(&with, &without, &load)?;
         for _ in 0..size.rounds {
-            let (rate, cpu) = round(&with, &without, &load, size.pairs)?;
+            let (rate, cpu) = round(&with, &without, &load, size.quartets)?;
             pair.rate.0.push(rate);
             pair.cpu.0.push(cpu);
         }

@@ -71,13 +71,13 @@ impl Results<'_> {
         let mut out = format!(
             "{}. {} rounds of {:.1} s a cell (depths other than 32x1: at most 0.4 s), {} MiB a file, written in 64 KiB pieces; \
              warm: flushed, dropped, read once in order; cold: flushed and dropped. Median [range]; ratios within a round; CPU \
-             is the server's. Usage and tracking on / off: our server beside the same over the plain file, {} pairs of \
-             slices of 0.2 s a round on one file. `QD32x1`: 32 requests in flight on one connection.\n\n{}\n",
+             is the server's. Usage and tracking on / off: our server beside the same over the plain file, on one file, a round the \
+             median of {} quartets of 60 ms slices (on, off, off, on; then off, on, on, off). `QD32x1`: 32 requests in flight on one connection.\n\n{}\n",
             versions.join(", "),
             self.size.rounds,
             self.size.time.as_secs_f64(),
             self.size.file >> 20,
-            self.size.pairs,
+            self.size.quartets,
             self.targets()
         );
         for (c, cell) in self.cells.iter().enumerate() {
