@@ -19,11 +19,21 @@ impl<T> Sparse<T> {
         Sparse { groups: (0..len.div_ceil(GROUP)).map(|_| OnceLock::new()).collect(), len }
     }
     /// Value `at`, if it came to be.
+    #[inline]
     pub fn get(&self, at: usize) -> Option<&T> {
         self.groups.get(at / GROUP)?.get()?.get(at % GROUP)?.get()
     }
     /// Value `at`, made if need be; `None` behind the end.
+    #[inline]
     pub fn get_or_make(&self, at: usize, make: impl FnOnce() -> T) -> Option<&T> {
+        match self.get(at) {
+            None => self.make(at, make),
+            there => there,
+        }
+    }
+    // Apart, so that the way to what is there stays short: every request of a guest takes it.
+    #[cold]
+    fn make(&self, at: usize, make: impl FnOnce() -> T) -> Option<&T> {
         if at >= self.len {
             return None;
         }
