@@ -189,21 +189,21 @@ fn a_plain_copy_restores_what_can_be_had_and_goes_on_later() {
     let at = usize::try_from(range["start"].as_u64().unwrap()).unwrap();
     let mut want = bytes.clone();
     want[at..at + EXTENT].fill(0);
-    assert!(read(s.path("new.raw.partial")) == want, "everything else is there, zeros in its place");
+    assert!(read(&s.partials("new.raw")[0]) == want, "everything else is there, zeros in its place");
     // The repository loses more, even what says where everything is: what was saved stays.
     std::fs::rename(&pack, s.path("aside")).unwrap();
     assert_eq!(s.run(&restore).code, 3);
-    assert!(read(s.path("new.raw.partial")) == want, "what an earlier copy saved may be all there is");
+    assert!(read(&s.partials("new.raw")[0]) == want, "what an earlier copy saved may be all there is");
     // So it does if the store fails in a way that is no loss.
     std::os::unix::fs::symlink(&pack, &pack).unwrap();
     let failed = s.run(&restore);
     assert!(failed.code == 1 || failed.code == 3, "{}{}", failed.out, failed.err);
-    assert!(read(s.path("new.raw.partial")) == want, "{}", failed.err);
+    assert!(read(&s.partials("new.raw")[0]) == want, "{}", failed.err);
     std::fs::remove_file(&pack).and_then(|()| std::fs::rename(s.path("aside"), &pack)).unwrap();
     // To a pipe nothing can be said but by stopping.
     let said = s.fails(1, &["restore", "db", "--to", "-"]);
     assert!(said.contains(object) && said.contains("to a file"), "{said}");
     std::fs::write(&pack, whole).unwrap();
     s.ok(&restore);
-    assert!(read(s.path("new.raw")) == bytes && !s.path("new.raw.partial").exists());
+    assert!(read(s.path("new.raw")) == bytes && s.partials("new.raw").is_empty());
 }

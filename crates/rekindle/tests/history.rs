@@ -49,7 +49,7 @@ fn what_went_in_comes_out() {
     assert!(read(s.path("old.raw")) == first);
     let meta = std::fs::metadata(s.path("old.raw")).unwrap();
     assert!(meta.blocks() * 512 < 1_200_000, "holes stay holes: {}", meta.blocks());
-    assert!(!s.path("old.raw.partial").exists());
+    assert!(s.partials("old.raw").is_empty());
     s.ok(&["restore", "db@latest", "--to", "new.raw", "--no-verify"]);
     assert!(read(s.path("new.raw")) == read(&path));
     let piped = s.command(&["restore", &older, "--to", "-"]).output().unwrap();
@@ -90,14 +90,14 @@ fn nothing_is_lost_unasked() {
     // What appears while a copy is made was in nobody's mind when consent was given, or not needed.
     let slow = s.start(&["restore", "db", "--to", "late.raw", "--limit", "1MB/s"]);
     let begun = std::time::Instant::now();
-    while !s.path("late.raw.partial").exists() {
+    while s.partials("late.raw").is_empty() {
         assert!(begun.elapsed().as_secs() < 30, "{}", slow.said());
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let late = s.file("late.raw", b"precious");
     let mut slow = slow;
     assert_eq!(slow.end(), 14, "{}", slow.said());
-    assert!(read(&late) == b"precious" && read(s.path("late.raw.partial")) == bytes, "{}", slow.said());
+    assert!(read(&late) == b"precious" && read(&s.partials("late.raw")[0]) == bytes, "{}", slow.said());
     // A copy that is not whole leaves what was there.
     let pack = std::process::Command::new("sh")
         .args(["-c", "find repo -type f -size +64k | head -1"])
@@ -110,8 +110,36 @@ fn nothing_is_lost_unasked() {
     damaged[middle] ^= 1;
     std::fs::write(&pack, damaged).unwrap();
     let ran = s.run(&["restore", "db", "--to", &there, "--yes", "db"]);
-    assert!(ran.code == 3 && ran.out.contains("there.raw.partial: not whole"), "{}{}", ran.out, ran.err);
-    assert!(read(&there) == bytes && s.path("there.raw.partial").exists());
+    assert!(ran.code == 3 && ran.out.contains(".partial: not whole"), "{}{}", ran.out, ran.err);
+    assert!(read(&there) == bytes && s.partials("there.raw").len() == 1);
+}
+
+/// A copy that was interrupted is gone on with by the same command alone: what it saved may be all there is of that moment.
+#[test]
+fn an_unfinished_copy_of_another_moment_is_left_alone() {
+    let s = Sandbox::new();
+    s.ok(&["init"]);
+    let (path, older) = disk(&s, "db.raw", 1);
+    s.ok(&["backup", &path]);
+    let id = s.json(&["timeline", "db"])["snapshots"][0]["id"].as_str().unwrap()[..8].to_string();
+    let mut slow = s.start(&["restore", "db", "--to", "copy.raw", "--limit", "1MB/s"]);
+    let begun = std::time::Instant::now();
+    while s.partials("copy.raw").first().is_none_or(|p| p.metadata().unwrap().blocks() == 0) {
+        assert!(begun.elapsed().as_secs() < 30, "{}", slow.said());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    slow.signal(libc::SIGINT);
+    assert_eq!(slow.end(), 130, "{}", slow.said());
+    let partial = s.partials("copy.raw").remove(0);
+    assert!(partial.to_str().unwrap().contains(&id), "{partial:?}");
+    let saved = read(&partial);
+    change(&path, 0, &data(2 << 20, 9));
+    s.ok(&["backup", &path]);
+    let ran = s.run(&["restore", "db", "--to", "copy.raw"]);
+    assert!(ran.code == 0 && ran.err.contains("unfinished copy of another moment"), "{}{}", ran.out, ran.err);
+    assert!(read(s.path("copy.raw")) == read(&path) && read(&partial) == saved);
+    s.ok(&["restore", &format!("db@{id}"), "--to", "copy.raw", "--yes", "db"]);
+    assert!(read(s.path("copy.raw")) == older && s.partials("copy.raw").is_empty());
 }
 
 #[test]

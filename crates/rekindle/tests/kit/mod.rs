@@ -27,6 +27,16 @@ impl Sandbox {
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
+    /// The unfinished copies to `name`, as they are called until they are whole.
+    #[allow(dead_code)] // not every test makes copies
+    pub fn partials(&self, name: &str) -> Vec<PathBuf> {
+        let is_one = |p: &PathBuf| {
+            let file = p.file_name().unwrap().to_str().unwrap();
+            file.starts_with(&format!("{name}.")) && file.ends_with(".partial")
+        };
+        let entries = std::fs::read_dir(self.dir.path()).unwrap().map(|e| e.unwrap().path());
+        entries.filter(is_one).collect()
+    }
     pub fn text(&self, name: &str) -> String {
         self.path(name).to_str().unwrap().to_string()
     }

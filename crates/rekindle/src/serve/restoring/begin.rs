@@ -106,18 +106,17 @@ fn leave_nothing(b: &Begin, dir: &RealDir) {
     let destinations: Vec<PathBuf> = b.dests.iter().map(|d| d.path.clone()).collect();
     remove_state(dir, &b.state, &destinations);
     for d in b.dests.iter().filter(|d| d.made) {
-        if is_bare(&d.path) {
+        if std::fs::File::open(&d.path).is_ok_and(|f| is_bare(&f)) {
             let _ = std::fs::remove_file(&d.path);
         }
     }
 }
 
 /// A file of holes, or one that holds nothing but the label yet: made by us, never served.
-fn is_bare(path: &Path) -> bool {
+fn is_bare(file: &std::fs::File) -> bool {
     let mut head = [0; LABEL.len()];
-    let mut labelled =
-        || std::fs::File::open(path).and_then(|f| f.read_exact_at(&mut head, 0)).is_ok() && head == *LABEL;
-    path.metadata().is_ok_and(|m| m.is_file() && (m.blocks() == 0 || labelled()))
+    let mut labelled = || file.read_exact_at(&mut head, 0).is_ok() && head == *LABEL;
+    file.metadata().is_ok_and(|m| m.is_file() && (m.blocks() == 0 || labelled()))
 }
 
 type Made = (Arc<RestoreSet>, Vec<RestoringVolume>);
@@ -128,7 +127,7 @@ fn create(b: &Begin, dir: &Arc<rekindle_io::logfile::RealDir>, app: &App, cannot
     for d in &b.dests {
         let size = d.record.geometry.size;
         if !d.device {
-            prepare_file(d, size)?;
+            prepare_file(&d.path, d.made, size)?;
         }
         let block = dest::open(&d.path, false, (!d.device).then_some(d.record.geometry.logical_block))?;
         forget_usage(&b.name, &d.name)?;
@@ -161,24 +160,34 @@ fn forget_usage(set: &str, volume: &str) -> Outcome {
 }
 
 /// An empty file of the right size: what was there is gone (consent was given), all of it is holes.
-fn prepare_file(d: &NewDest, size: u64) -> Outcome {
+fn prepare_file(path: &Path, made: bool, size: u64) -> Outcome {
     // Consent was given to what lies there, not to cutting a disk from under whoever uses it now.
-    if !d.made
-        && let Err(f) = dest::open(&d.path, false, None)
+    if !made
+        && let Err(f) = dest::open(path, false, None)
         && f.exit == Exit::Busy
     {
         return Err(f);
     }
-    let cannot = |e: &std::io::Error| Failure::system(format!("cannot make {}", d.path.display()), e);
-    let file = std::fs::File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&d.path)
-        .map_err(|e| cannot(&e))?;
+    let cannot = |e: &std::io::Error| Failure::system(format!("cannot make {}", path.display()), e);
+    let new = std::fs::File::options().read(true).write(true).create_new(true).open(path);
+    let file = match new {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            let file = std::fs::File::options().read(true).write(true).open(path).map_err(|e| cannot(&e))?;
+            // Empty when it was looked at, or left by a beginning of ours; or nothing was there then.
+            if made && !is_bare(&file) {
+                return Err(Failure::refused(
+                    format!("cannot restore to {}", path.display()),
+                    "another file appeared there meanwhile",
+                    "name another destination, or run the same command again and see what it says",
+                ));
+            }
+            file
+        }
+        new => new.map_err(|e| cannot(&e))?,
+    };
     file.set_len(0).and_then(|()| file.set_len(size)).map_err(|e| cannot(&e))?;
     // The engine labels and flushes it before it says that there is a restore; the name is left to us.
-    dest::sync_folder_of(&d.path).map_err(|e| cannot(&e))
+    dest::sync_folder_of(path).map_err(|e| cannot(&e))
 }
 
 fn parts(holder: Arc<dyn Holder>, block: &Arc<FileBlock>, fresh: bool, usage: &Arc<Counting>) -> VolumeParts {
@@ -288,4 +297,30 @@ fn assemble(
         stop: Default::default(),
         upkeep: Default::default(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What appears between the look and the beginning was in nobody's mind.
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_cut() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("disk.raw");
+        prepare_file(&path, true, 4096).unwrap();
+        // Made by us and left: nothing but holes, or our label.
+        prepare_file(&path, true, 8192).unwrap();
+        std::fs::write(&path, LABEL).unwrap();
+        prepare_file(&path, true, 8192).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 8192]);
+        std::fs::write(&path, "").unwrap();
+        prepare_file(&path, true, 8192).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(prepare_file(&path, true, 8192).unwrap_err().exit, Exit::Refused);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        // That was there when consent was given.
+        prepare_file(&path, false, 8192).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), [0; 8192]);
+    }
 }

@@ -1,10 +1,11 @@
 //! A plain copy of a moment: to new files, over devices, or to stdout.
 //!
-//! A file appears under its name only when it is whole: until then it is `DEST.partial`, so that a half copy is never
-//! taken for a volume, and what was there stays until the last moment. A device is written in place, its first and last
+//! A file appears under its name only when it is whole: until then it is `DEST.SNAPSHOT-VOLUME.partial`, so that a half copy is
+//! never taken for a volume, what was there stays until the last moment, and a copy of another moment neither goes on
+//! with this one nor takes from it what it saved. A device is written in place, its first and last
 //! MiB at the end. The same command goes on with either: what is right already is not fetched again.
 //!
-//! Damage in the repository costs what it hits. A file then stays `DEST.partial`, whole but for zeros there; the exit code
+//! Damage in the repository costs what it hits. A file then keeps that name, whole but for zeros there; the exit code
 //! says so, every range is named, and the same command asks for those alone.
 
 use super::plan::{Opened, Targets};
@@ -18,7 +19,7 @@ use crate::show::words;
 use crate::signals::Asked;
 use crate::units;
 use crate::verbs::steer;
-use rekindle_core::volume::Geometry;
+use rekindle_core::volume::{Geometry, Uuid};
 use rekindle_engine::copy::{self, CopyOptions, CopyReport};
 use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{SnapshotHolder, VolumeRecord};
@@ -26,6 +27,7 @@ use rekindle_io::destination::{BlockDestination, Destination, FileDestination};
 use rekindle_io::holder::Holder;
 use rekindle_io::{Error, Kind};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -50,8 +52,9 @@ pub fn run(args: &RestoreArgs, set: &str, opened: Opened, out: Out) -> Outcome<u
         work.stream(holder(&opened, &opened.volumes[0])?)?;
     }
     for (volume, dest) in opened.volumes.iter().zip(&opened.dests) {
-        let copied = work.disk(&holder(&opened, volume)?, dest, !args.no_verify)?;
-        work.made.add(&copied, &volume.name, dest);
+        let partial = partial(&dest.path, opened.snapshot.info().commit.snapshot, volume.uuid);
+        let copied = work.disk(&holder(&opened, volume)?, dest, &partial, !args.no_verify)?;
+        work.made.add(&copied, &volume.name, dest, &partial);
     }
     let verified = !args.no_verify && !to_stdout;
     let summary = summary(&opened, &work.made, begun.elapsed(), verified);
@@ -82,14 +85,14 @@ struct Made {
 }
 
 impl Made {
-    fn add(&mut self, copied: &CopyReport, volume: &str, dest: &Dest) {
+    fn add(&mut self, copied: &CopyReport, volume: &str, dest: &Dest, partial: &Path) {
         self.written += copied.written_bytes;
         self.fetched += copied.fetched_bytes;
         self.done += copied.size_bytes;
         self.damage.rest_complete = true;
         self.damage.add(volume, &copied.damage);
         if copied.damage.extents > 0 && !dest.is_device() {
-            self.partial.push((partial(&dest.path), dest.path.clone()));
+            self.partial.push((partial.to_path_buf(), dest.path.clone()));
         }
     }
 }
@@ -112,7 +115,13 @@ impl Work<'_> {
         (self.made.written, self.made.fetched) = (copied.size_bytes, copied.fetched_bytes);
         Ok(())
     }
-    fn disk(&self, holder: &Arc<SnapshotHolder>, dest: &Dest, verify: bool) -> Outcome<CopyReport> {
+    fn disk(
+        &self,
+        holder: &Arc<SnapshotHolder>,
+        dest: &Dest,
+        partial: &Path,
+        verify: bool,
+    ) -> Outcome<CopyReport> {
         let g = holder.geometry();
         if dest.is_device() {
             let device = dest::open(&dest.path, false, None)?;
@@ -120,17 +129,22 @@ impl Work<'_> {
             let device = device.map_err(|e| Failure::io("cannot restore to this device", &e))?;
             return self.copy(holder, &device, verify);
         }
-        let partial = partial(&dest.path);
-        let file = open_file(&partial, dest, &g)?;
+        others(partial, dest).iter().for_each(|other| {
+            self.out.note(format!(
+                "beside it {} is an unfinished copy of another moment: remove it if it is not needed",
+                other.display()
+            ));
+        });
+        let file = open_file(partial, dest, &g)?;
         let new = file.is_fresh();
         let copied = self.copy(holder, &file, verify).inspect_err(|f| {
             // What an earlier copy saved may be all there is of it; the same command goes on with that.
             if new && !matches!(f.exit, Exit::Interrupted | Exit::Unreachable | Exit::Busy) {
-                let _ = std::fs::remove_file(&partial);
+                let _ = std::fs::remove_file(partial);
             }
         })?;
         if copied.damage.extents == 0 {
-            name(&partial, dest)?;
+            name(partial, dest)?;
         }
         Ok(copied)
     }
@@ -193,10 +207,6 @@ impl Progress for Watch<'_> {
 /// The unfinished file: made, or gone on with.
 fn open_file(partial: &Path, dest: &Dest, g: &Geometry) -> Outcome<FileDestination> {
     let cannot = |e: Error| Failure::io(format!("cannot write {}", partial.display()), &e);
-    if partial.metadata().is_ok_and(|m| !m.is_file() || m.len() != g.size) {
-        // Left by a copy of something else; nobody else makes such names.
-        let _ = std::fs::remove_file(partial);
-    }
     let file = match FileDestination::create(partial, g.size) {
         Err(e) if e.kind == Kind::Exists => FileDestination::open(partial, g.size),
         other => other,
@@ -231,10 +241,23 @@ fn stdout() -> Outcome<std::fs::File> {
     rustix::stdio::stdout().try_clone_to_owned().map(std::fs::File::from).map_err(cannot)
 }
 
-fn partial(path: &Path) -> PathBuf {
+/// What the copy of this volume of this snapshot is called until it is whole.
+fn partial(path: &Path, snapshot: Uuid, volume: Uuid) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".partial");
+    name.push(format!(".{}-{}.partial", snapshot.short(), volume.short()));
     name.into()
+}
+
+/// Unfinished copies to the same destination, of something else.
+fn others(partial: &Path, dest: &Dest) -> Vec<PathBuf> {
+    let (Some(folder), Some(name)) = (dest.path.parent(), dest.path.file_name()) else { return Vec::new() };
+    let is_one = |path: &PathBuf| {
+        let rest = path.file_name().and_then(|n| n.as_bytes().strip_prefix(name.as_bytes()));
+        // A dot, twice eight digits with a dash, and the ending.
+        rest.is_some_and(|r| r.len() == 26 && r[0] == b'.' && r[9] == b'-' && r.ends_with(b".partial"))
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    entries.filter(|path| path != partial && is_one(path)).collect()
 }
 
 fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summary {
@@ -275,4 +298,24 @@ fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summ
     }
     let name = opened.snapshot.info().commit.set.clone();
     Summary { verb: "restore".into(), name, text, restore: Some(s), ..Summary::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_other_moments_and_volumes_have_other_names() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("disk.raw");
+        let id = |n| Uuid([n; 16]);
+        let names = [(1, 1), (1, 2), (2, 1)].map(|(s, v)| partial(&path, id(s), id(v)));
+        names.iter().for_each(|n| std::fs::write(n, "").unwrap());
+        std::fs::write(tmp.path().join("disk.raw.old.partial"), "").unwrap();
+        std::fs::write(tmp.path().join("disk2.raw.01010101-01010101.partial"), "").unwrap();
+        let dest = Dest { path, found: Found::Nothing };
+        let mut found = others(&names[0], &dest);
+        found.sort();
+        assert_eq!(found, names[1..]);
+    }
 }
