@@ -68,7 +68,9 @@ fn a_backup_never_reads_what_came_after_its_instant() {
         let (memory, files) = (rng.gen_range(1..4) * E, rng.gen_range(0..5) * E);
         let dir: std::sync::Arc<dyn LogDir> = MemDir::new();
         let volumes = [("other".into(), geometry(4)), ("f".into(), geometry(4))];
-        let fleece = std::sync::Arc::new(Fleece::create(&dir, &volumes, memory, files).unwrap());
+        let fleece = std::sync::Arc::new(
+            Fleece::create(&dir, &volumes, memory, files, std::time::Duration::MAX).unwrap(),
+        );
         let cut = Arc::new(Cut::new(geometry(4), slow(&disk), fleece.clone(), 1));
         let write_out = thread::spawn({
             let fleece = fleece.clone();

@@ -5,7 +5,8 @@
 //!
 //! So the guest pays for a copy in memory, and waits only while memory is full and the file's disk is behind. It never
 //! waits for the repository: what was named to the backup as urgent is read at once, and all else can be written out.
-//! A file that is full while memory is, or that fails, gives up the backup, never the guest.
+//! A file that is full while memory is, that fails, or whose disk takes nothing for seconds while a guest waits, gives up the
+//! backup, never the guest.
 //! (A file by offset needs no map; the price is the file system's largest file, 16 TiB on ext4: beyond, the backup is
 //! given up when such an extent has to be written out.)
 
@@ -17,6 +18,7 @@ use rekindle_io::logfile::{LogDir, LogFile};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 /// One volume's file.
 struct File {
@@ -41,6 +43,8 @@ struct State {
     bytes: u64,
     /// Bytes for which guests wait.
     wanted: u64,
+    /// Buffers that became free so far: as long as this grows, waiting has an end.
+    freed: u64,
     spare: Vec<Vec<u8>>,
     /// Bytes in the files.
     written: u64,
@@ -61,6 +65,7 @@ impl State {
     }
     fn free(&mut self, buffer: Arc<Vec<u8>>) {
         self.bytes -= buffer.len() as u64;
+        self.freed += 1;
         // Else somebody is just copying from it.
         self.spare.extend(Arc::into_inner(buffer));
     }
@@ -72,6 +77,7 @@ pub(super) struct Fleece {
     files: Vec<File>,
     memory_max: u64,
     files_max: u64,
+    room_limit: Duration,
     state: Mutex<State>,
     /// There is room in memory, or none is needed any more.
     room: Condvar,
@@ -83,18 +89,20 @@ pub(super) struct Fleece {
 
 impl Fleece {
     /// For volumes of these names and shapes. At most `memory_max` bytes in memory (but always one extent), and
-    /// `files_max` in the files.
+    /// `files_max` in the files. A guest that waited for `room_limit` while nothing became free waits no more.
     pub(super) fn create(
         dir: &Arc<dyn LogDir>,
         volumes: &[(String, Geometry)],
         memory_max: u64,
         files_max: u64,
+        room_limit: Duration,
     ) -> Result<Fleece> {
         let mut fleece = Fleece {
             dir: dir.clone(),
             files: Vec::new(),
             memory_max,
             files_max,
+            room_limit,
             state: Mutex::new(State { waiting: vec![VecDeque::new(); volumes.len()], ..State::default() }),
             room: Condvar::new(),
             work: Condvar::new(),
@@ -163,8 +171,15 @@ impl Fleece {
             }
             s.wanted += len;
             self.work.notify_one();
-            s = wait(&self.room, s);
+            let freed = s.freed;
+            let (after, is_late) = wait_for(&self.room, s, self.room_limit);
+            s = after;
             s.wanted -= len;
+            if is_late && s.freed == freed {
+                drop(s);
+                self.give_up(self.hangs());
+                return None;
+            }
         }
         s.bytes += len;
         Some(s.spare.pop().unwrap_or_default())
@@ -273,6 +288,14 @@ impl Fleece {
         );
         Error::new(Kind::Full, what)
     }
+    fn hangs(&self) -> Error {
+        let what = format!(
+            "the disk of {} took nothing of what the guest overwrites for {:?}: the guest goes on without the backup",
+            self.dir.place(),
+            self.room_limit
+        );
+        Error::new(Kind::Failed, what)
+    }
     /// Nothing is kept or on its way to the file.
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
@@ -294,6 +317,16 @@ impl Fleece {
 
 fn wait<'a>(changed: &Condvar, s: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     changed.wait(s).unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same for at most `limit`, and whether that passed.
+fn wait_for<'a>(
+    changed: &Condvar,
+    s: MutexGuard<'a, State>,
+    limit: Duration,
+) -> (MutexGuard<'a, State>, bool) {
+    let (s, passed) = changed.wait_timeout(s, limit).unwrap_or_else(PoisonError::into_inner);
+    (s, passed.timed_out())
 }
 
 impl Drop for Fleece {

@@ -38,6 +38,8 @@ pub struct FleeceOptions {
     pub bytes: u64,
     /// How many of them in memory, over all volumes, in bytes: the guest waits for a disk only when it is full.
     pub memory_bytes: u64,
+    /// How long a guest waits for room in memory while the disk of `dir` takes nothing; then the backup is given up.
+    pub room_limit: Duration,
     /// How long running writes may take to end while new ones wait.
     pub drain_limit: Duration,
     /// How long `Hooks::before` may take.
@@ -45,12 +47,13 @@ pub struct FleeceOptions {
 }
 
 impl FleeceOptions {
-    /// 4 GiB in `dir`, 16 MiB in memory, 10 s to drain, 30 s for a hook.
+    /// 4 GiB in `dir`, 16 MiB in memory, 5 s for a disk that hangs, 10 s to drain, 30 s for a hook.
     pub fn new(dir: Arc<dyn LogDir>) -> Self {
         FleeceOptions {
             dir,
             bytes: 4 << 30,
             memory_bytes: 16 << 20,
+            room_limit: Duration::from_secs(5),
             drain_limit: Duration::from_secs(10),
             hook_limit: Duration::from_secs(30),
         }
@@ -111,7 +114,13 @@ pub(super) fn take(
     let nexts = volumes.iter().map(|v| v.prepare_instant()).collect::<Result<Vec<Next>>>()?;
     let files: Vec<_> =
         volumes.iter().map(|v| (format!("fleece.{}", v.identity().uuid), v.geometry())).collect();
-    let fleece = Arc::new(Fleece::create(&options.dir, &files, options.memory_bytes, options.bytes)?);
+    let fleece = Arc::new(Fleece::create(
+        &options.dir,
+        &files,
+        options.memory_bytes,
+        options.bytes,
+        options.room_limit,
+    )?);
     let write_out = {
         let fleece = fleece.clone();
         std::thread::Builder::new().name("rk-fleece".into()).spawn(move || fleece.write_out())

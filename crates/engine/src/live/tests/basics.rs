@@ -382,15 +382,16 @@ fn a_full_or_failing_fleece_gives_up_the_backup_never_the_guest() {
 }
 
 /// The file's disk does not answer: the guest's writes go on until memory is full; then one waits, until the backup takes
-/// what is urgent or is given up.
+/// what is urgent or is given up, or because the disk hangs.
 #[test]
 fn a_guest_waits_for_the_fleece_only_while_memory_is_full() {
-    for gives_up in [false, true] {
+    for (gives_up, hangs) in [(false, false), (true, false), (false, true)] {
         let m = Machine::new();
         let (v, set) = m.open().unwrap();
         (0..6).for_each(|e| v.write_at(e * EXTENT, &[e as u8 + 1; 4096]).unwrap());
         // Nobody writes out: an even memory of four extents is crowded with three, and the file takes nothing.
-        let fleece = FleeceOptions { memory_bytes: 4 * EXTENT, ..m.fleece(1 << 30) };
+        let room_limit = Duration::from_millis(if hangs { 300 } else { 60_000 });
+        let fleece = FleeceOptions { memory_bytes: 4 * EXTENT, room_limit, ..m.fleece(1 << 30) };
         let held = StuckDir::over(fleece.dir.clone());
         let stuck = held.stuck.clone();
         let i = set.instant(&crate::live::NoHooks, &FleeceOptions { dir: held, ..fleece }).unwrap();
@@ -403,7 +404,14 @@ fn a_guest_waits_for_the_fleece_only_while_memory_is_full() {
         assert!(!fifth.is_finished(), "there is no room for it");
         v.write_at(3 * EXTENT, &[8; 4096]).expect("what is kept already needs no room");
         let volume = i.volumes()[0];
-        if !gives_up {
+        if hangs {
+            // Nobody takes anything, and the disk never answers.
+            fifth.join().unwrap().unwrap();
+            assert!(i.intact().unwrap_err().what.contains("took nothing"));
+            (0..6).for_each(|e| v.write_at(e * EXTENT, &[7; 4096]).unwrap());
+            v.flush().unwrap();
+            stuck.store(false, SeqCst);
+        } else if !gives_up {
             let (urgent, mut out) = (volume.urgent().unwrap(), vec![0; EXTENT as usize]);
             assert_eq!(urgent, 0, "the oldest");
             volume.read(urgent, &mut out).unwrap();

@@ -17,7 +17,10 @@ fn geometry() -> Geometry {
     Geometry::new(8 * E, ExtentBytes::new(E).unwrap(), 512, 4096).unwrap()
 }
 fn fleece(dir: Arc<dyn LogDir>, memory: u64) -> Arc<Fleece> {
-    Arc::new(Fleece::create(&dir, &[("f".into(), geometry())], memory * E, 100 * E).unwrap())
+    patient(dir, memory, Duration::from_secs(60))
+}
+fn patient(dir: Arc<dyn LogDir>, memory: u64, room_limit: Duration) -> Arc<Fleece> {
+    Arc::new(Fleece::create(&dir, &[("f".into(), geometry())], memory * E, 100 * E, room_limit).unwrap())
 }
 fn keep(fleece: &Fleece, extent: u64) -> Result<()> {
     fleece.keep((0, extent), |old| {
@@ -153,4 +156,35 @@ fn a_guest_that_waits_for_room_is_woken() {
         guest.join().unwrap().unwrap();
         fleece.end();
     }
+}
+
+/// A slow disk is waited for as long as it takes anything at all; one that takes nothing ends the backup, and nobody waits
+/// any more.
+#[test]
+fn a_slow_disk_is_waited_for_a_hanging_one_is_not() {
+    let dir = StuckDir::over(MemDir::new());
+    let fleece = patient(dir.clone(), 1, Duration::from_millis(1500));
+    let write_out = std::thread::spawn({
+        let fleece = fleece.clone();
+        move || fleece.write_out()
+    });
+    keep(&fleece, 0).unwrap();
+    for e in 1..4 {
+        let guest = std::thread::spawn({
+            let fleece = fleece.clone();
+            move || keep(&fleece, e)
+        });
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(!guest.is_finished() && fleece.check().is_ok(), "{e}");
+        fleece.forget((0, e - 1));
+        guest.join().unwrap().unwrap();
+    }
+    let begun = Instant::now();
+    keep(&fleece, 4).unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(1500));
+    assert!(fleece.check().unwrap_err().what.contains("took nothing"));
+    keep(&fleece, 5).unwrap();
+    dir.stuck.store(false, SeqCst);
+    fleece.end();
+    write_out.join().unwrap();
 }

@@ -100,6 +100,7 @@ impl Machine {
         FleeceOptions {
             bytes,
             memory_bytes: 2 * EXTENT,
+            room_limit: Duration::from_secs(60),
             ..FleeceOptions::new(FaultyDir::new(MemDir::new(), self.plan.clone()))
         }
     }
