@@ -45,7 +45,7 @@ fn forget(file: impl AsFd, offset: u64, len: u64) {
 }
 
 /// Begins to write a range out.
-fn start(file: impl AsFd, offset: u64, len: u64) -> Result<(), Errno> {
+pub(crate) fn start(file: impl AsFd, offset: u64, len: u64) -> Result<(), Errno> {
     range(file, offset, len, libc::SYNC_FILE_RANGE_WRITE)
 }
 

@@ -65,6 +65,9 @@ impl LogFile for FaultyFile {
             }
         }
     }
+    fn write_out(&self, offset: u64, len: u64) {
+        self.inner.write_out(offset, len);
+    }
     fn sync(&self) -> Result<()> {
         self.latch.check(&self.name)?;
         self.check(FaultOp::Sync).and_then(|()| self.inner.sync()).inspect_err(|e| {

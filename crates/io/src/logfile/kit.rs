@@ -55,6 +55,13 @@ fn bytes<D: LogDir + ?Sized>(d: &D) {
     assert_eq!((read(&*f, 4095, 2), read(&*f, 12287, 2)), (vec![7, 0], vec![0, 7]));
     f.punch(1 << 40, 4096).expect("punching past the end is fine");
     assert_eq!(f.len().expect("len"), 20_000, "punching keeps the length");
+    f.write_out(0, 20_000);
+    f.write_out(1 << 40, 4096);
+    assert_eq!(
+        (f.len().expect("len"), read(&*f, 4095, 2)),
+        (20_000, vec![7, 0]),
+        "writing out changes nothing"
+    );
     f.sync().expect("sync");
     let again = d.open("f").expect("open").expect("there");
     again.write_at(0, &[b"z"]).expect("write");

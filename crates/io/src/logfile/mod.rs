@@ -30,6 +30,11 @@ pub trait LogFile: Send + Sync {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
     /// Writes the parts end to end from `offset`; the file grows as needed.
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()>;
+    /// Begins to write a range out, so that a `sync` later has less to wait for. A hint that makes nothing durable; what
+    /// goes wrong is told by that `sync`.
+    fn write_out(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
     /// Makes everything written durable (fdatasync).
     fn sync(&self) -> Result<()>;
     /// Current length in bytes.
