@@ -73,6 +73,9 @@ impl RestoreVolume {
         };
         let fua = run.iter().any(|r| is_fua(&r.op));
         let durable = if fua && appended.is_ok() { parts.log.flush() } else { Ok(()) };
+        if !fua {
+            parts.log.expect_flush();
+        }
         for r in run {
             let done = left.min(r.range().len);
             left -= done;

@@ -7,6 +7,9 @@ use rekindle_io::{Error, Kind, Result};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::*;
 
+/// More than this is left to the FLUSH: submitting it would take the write's answer longer than it saves.
+const AHEAD_MAX: u64 = 128 << 10;
+
 impl WriteLog {
     /// The most data of one item: a larger write comes as several.
     pub fn record_max(&self) -> u64 {
@@ -29,7 +32,24 @@ impl WriteLog {
                 n => done += n,
             }
         }
+        a.rhythm.appended();
         Ok(done)
+    }
+    /// Begins to write out what a FLUSH will ask for, if the guest's rhythm says that it comes now: half of what that FLUSH
+    /// would wait for happens while the guest hears of its write. A wrong guess costs a write to the disk, and the rest of a
+    /// block: what is being written out is not written again.
+    pub fn expect_flush(&self) {
+        let (segment, from, to) = {
+            let mut a = lock(&self.append);
+            let Some(segment) = a.current.clone().filter(|_| a.rhythm.is_due()) else { return };
+            let (from, to) = (a.unflushed_from, a.at);
+            if to <= from || to - from > AHEAD_MAX {
+                return;
+            }
+            a.fresh = true;
+            (segment, from, to)
+        };
+        segment.file.write_out(from, to - from);
     }
     /// Where the next record begins.
     fn start(&self, a: &Appender) -> u64 {
@@ -69,6 +89,9 @@ impl WriteLog {
         }
         let items = &items[..heads.len()];
         let parts: Vec<&[u8]> = heads.iter().zip(items).flat_map(|(h, i)| [&h[..], i.data]).collect();
+        if a.fresh || start == SEGMENT_START {
+            a.unflushed_from = start;
+        }
         if let Err(e) = segment.file.write_at(start, &parts) {
             // Half a record may lie there, and whatever is written next would lie behind a gap.
             self.fail();
@@ -150,6 +173,7 @@ impl WriteLog {
         let (dirty, upto) = {
             let mut a = lock(&self.append);
             a.fresh = true;
+            a.rhythm.flushed();
             (std::mem::take(&mut a.dirty), a.next - 1)
         };
         for segment in &dirty {

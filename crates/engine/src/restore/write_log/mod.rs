@@ -5,7 +5,8 @@
 //!   Many writers would gain little: the step is one copy into prewritten pages of the page cache.
 //! - **FLUSH** is one fdatasync of the segments written since the last (usually one), outside that lock, shared by all
 //!   who arrived before it began. The next record starts on a fresh physical block, so a flushed block is never written
-//!   again. A flush that fails is never tried again: the log is failed, its good end is noted for the next recovery.
+//!   again. A guest that flushes after every write finds that its disk has begun already (`rhythm`). A flush that fails
+//!   is never tried again: the log is failed, its good end is noted for the next recovery.
 //! - **Segments** are files written with zeros before use, one always ahead (`prepare`, a background step); a used file
 //!   needs no zeros. They are freed whole and oldest first, so a record never outlives a newer one of the same bytes.
 //! - **Space** is used again only when the durable table does not name the segment any more and every read that resolved
@@ -15,7 +16,10 @@
 //! Crash: `open` recovers (core's `recover`), makes the new table durable, and flushes what it kept before it serves.
 
 mod append;
+mod rhythm;
 mod space;
+#[cfg(test)]
+mod tests;
 
 use super::lock;
 use super::parts::Signal;
@@ -26,6 +30,7 @@ use rekindle_core::log::{
 use rekindle_core::volume::{ByteRange, Uuid};
 use rekindle_io::logfile::{LogDir, LogFile, TwoSlot};
 use rekindle_io::{Error, Kind, Result};
+use rhythm::Rhythm;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
@@ -84,6 +89,9 @@ struct Appender {
     at: u64,
     /// A flush began: the next record goes to a fresh block.
     fresh: bool,
+    /// Where what was not flushed, nor begun to be written out, begins in the current segment.
+    unflushed_from: u64,
+    rhythm: Rhythm,
     next: u64,
     dirty: Vec<Arc<Segment>>,
     ready: VecDeque<Arc<Segment>>,
@@ -270,6 +278,8 @@ impl WriteLog {
                 current: None,
                 at: 0,
                 fresh: false,
+                unflushed_from: 0,
+                rhythm: Rhythm::default(),
                 next,
                 dirty: Vec::new(),
                 ready: VecDeque::new(),

@@ -1,0 +1,173 @@
+//! Goal: what the log asks of its files beyond the bytes. Method: a folder in memory that remembers it.
+
+use super::{Item, LogLimits, WriteLog};
+use crate::restore::lock;
+use rekindle_core::log::{HEADER_BYTES, Kind, SEGMENT_START};
+use rekindle_core::volume::{ByteRange, Uuid};
+use rekindle_io::Result;
+use rekindle_io::logfile::{LogDir, LogFile, MemDir};
+use std::sync::{Arc, Mutex};
+
+/// What the files of the log were asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Asked {
+    Write(u64, u64),
+    Out(u64, u64),
+    Sync,
+}
+
+type Heard = Arc<Mutex<Vec<Asked>>>;
+
+struct Ear {
+    inner: Arc<MemDir>,
+    heard: Heard,
+}
+
+struct EarFile(Arc<dyn LogFile>, Heard);
+
+impl Ear {
+    fn wrap(&self, name: &str, file: Arc<dyn LogFile>) -> Arc<dyn LogFile> {
+        if name.starts_with("log-0") { Arc::new(EarFile(file, self.heard.clone())) } else { file }
+    }
+}
+
+impl LogFile for EarFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
+        let len = parts.iter().map(|p| p.len() as u64).sum();
+        lock(&self.1).push(Asked::Write(offset, len));
+        self.0.write_at(offset, parts)
+    }
+    fn write_out(&self, offset: u64, len: u64) {
+        lock(&self.1).push(Asked::Out(offset, len));
+    }
+    fn sync(&self) -> Result<()> {
+        lock(&self.1).push(Asked::Sync);
+        self.0.sync()
+    }
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.punch(offset, len)
+    }
+}
+
+impl LogDir for Ear {
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+    fn create(&self, name: &str) -> Result<Arc<dyn LogFile>> {
+        Ok(self.wrap(name, self.inner.create(name)?))
+    }
+    fn open(&self, name: &str) -> Result<Option<Arc<dyn LogFile>>> {
+        Ok(self.inner.open(name)?.map(|f| self.wrap(name, f)))
+    }
+    fn replace(&self, from: &str, to: &str) -> Result<()> {
+        self.inner.replace(from, to)
+    }
+    fn remove(&self, name: &str) -> Result<()> {
+        self.inner.remove(name)
+    }
+    fn names(&self) -> Result<Vec<String>> {
+        self.inner.names()
+    }
+    fn sync_names(&self) -> Result<()> {
+        self.inner.sync_names()
+    }
+    fn free_bytes(&self) -> Result<u64> {
+        self.inner.free_bytes()
+    }
+}
+
+const BLOCK: u64 = 4096;
+const RECORD: u64 = HEADER_BYTES + BLOCK;
+const OWNER: Uuid = Uuid([7; 16]);
+const LIMITS: LogLimits =
+    LogLimits { segment_bytes: 4 << 20, bytes_max: 32 << 20, pieces_max: 4096, block_bytes: BLOCK };
+
+struct World {
+    log: Arc<WriteLog>,
+    mem: Arc<MemDir>,
+    heard: Heard,
+}
+
+impl World {
+    fn new() -> World {
+        let (mem, heard) = (MemDir::new(), Heard::default());
+        let dir = Arc::new(Ear { inner: mem.clone(), heard: heard.clone() });
+        let log = WriteLog::create(dir, OWNER, LIMITS, 1).unwrap();
+        mem.sync_names().unwrap();
+        lock(&heard).clear();
+        World { log, mem, heard }
+    }
+    fn heard(&self) -> Vec<Asked> {
+        std::mem::take(&mut *lock(&self.heard))
+    }
+    /// One guest write of 4 KiB, as a volume brings it.
+    fn write(&self, block: u64) {
+        let item = Item {
+            volume: 0,
+            kind: Kind::Write,
+            range: ByteRange::new(block * BLOCK, BLOCK),
+            data: &[block as u8; BLOCK as usize],
+            needs_fetch: false,
+        };
+        assert_eq!(self.log.append(&[item], |_| ()).unwrap(), 1);
+        self.log.expect_flush();
+    }
+}
+
+#[test]
+fn what_a_flush_will_ask_for_is_begun_when_it_is_due() {
+    let w = World::new();
+    let at = |n: u64| SEGMENT_START + n * 2 * BLOCK;
+    w.write(0);
+    w.log.flush().unwrap();
+    assert_eq!(w.heard(), [Asked::Write(at(0), RECORD), Asked::Sync], "nothing is known yet");
+    for n in 1..4 {
+        w.write(n);
+        w.log.flush().unwrap();
+        assert_eq!(w.heard(), [Asked::Write(at(n), RECORD), Asked::Out(at(n), RECORD), Asked::Sync]);
+    }
+    // The guest changes its ways: one wrong guess, and what is being written out is not written again.
+    (4..7).for_each(|n| w.write(n));
+    w.log.flush().unwrap();
+    let guessed = [Asked::Write(at(4), RECORD), Asked::Out(at(4), RECORD)];
+    let rest = [Asked::Write(at(5), RECORD), Asked::Write(at(5) + RECORD, RECORD), Asked::Sync];
+    assert_eq!(w.heard(), [&guessed[..], &rest[..]].concat());
+    (7..10).for_each(|n| w.write(n));
+    assert_eq!(
+        w.heard()[2..],
+        [Asked::Write(at(5) + 3 * BLOCK + 2 * RECORD, RECORD), Asked::Out(at(5) + 3 * BLOCK, 3 * RECORD)]
+    );
+}
+
+#[test]
+fn what_was_begun_early_is_found_after_a_crash() {
+    let w = World::new();
+    let mut writes = 0;
+    for flush_after in [1, 1, 2, 3, 3, 1, 1] {
+        for _ in 0..flush_after {
+            w.write(writes);
+            writes += 1;
+        }
+        w.log.flush().unwrap();
+    }
+    (0..3).for_each(|n| w.write(writes + n));
+    let crash = |seed| rekindle_io::fault::Crash::Power { seed };
+    for seed in 0..20 {
+        let mut kept = 0;
+        let after = w.mem.crash(crash(seed));
+        let opened = WriteLog::open(after, OWNER, LIMITS, &[1 << 30], |r| {
+            assert_eq!(r.range.start, kept * BLOCK, "in order, without a gap");
+            kept += 1;
+        });
+        assert!(opened.is_ok() && (writes..=writes + 3).contains(&kept), "{kept} of {writes} kept");
+    }
+}
