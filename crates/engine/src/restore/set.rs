@@ -251,7 +251,11 @@ impl RestoreSet {
     }
     /// Prepares the next segment of the log if one is due.
     pub fn log_step(&self) -> Result<Step> {
-        if self.parts.log.prepare()? {
+        self.log_step_gently(&|| ())
+    }
+    /// As `log_step`, pausing between small pieces of the work while the guest does not wait for it.
+    pub(super) fn log_step_gently(&self, pause: &dyn Fn()) -> Result<Step> {
+        if self.parts.log.prepare(pause)? {
             self.parts.pump();
             return Ok(Step::Worked);
         }

@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 use std::time::Duration;
 
+/// Between two pieces of a segment that is prepared: 8 MiB in about a tenth of a second.
+const PAUSE: Duration = Duration::from_micros(250);
+
 impl RestoreSet {
     /// Lets threads loop over the steps: mover, log and timer, flusher, and `workers` for fetches.
     pub fn start(self: &Arc<Self>, workers: usize) -> Result<()> {
@@ -40,7 +43,7 @@ impl RestoreSet {
         }
     }
     fn log_round(&self) {
-        match self.log_step() {
+        match self.log_step_gently(&|| std::thread::sleep(PAUSE)) {
             Ok(Step::Worked) => {}
             Ok(Step::Idle) => self.parts.log.wait_until_wanted(Duration::from_millis(100)),
             Err(e) => {

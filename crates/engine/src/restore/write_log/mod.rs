@@ -205,7 +205,7 @@ impl WriteLog {
         let keeper = Keeper { slot, table: SegmentTable::new(), retiring: Vec::new(), spare: Vec::new() };
         let shared = Shared { index: Index::new(volumes), segments: BTreeMap::new() };
         let log = Self::assemble(dir, owner, limits, keeper, shared, 1);
-        log.prepare_one(false)?;
+        log.prepare_one(false, &|| ())?;
         Ok(Arc::new(log))
     }
     /// Opens the log in `dir` after any crash. `sizes` are those of the volumes in the set's order; `each` hears of every record
@@ -258,7 +258,7 @@ impl WriteLog {
         let keeper = Keeper { slot, table: found.table, retiring: Vec::new(), spare };
         let shared = Shared { index: found.index, segments };
         let log = Self::assemble(dir, owner, limits, keeper, shared, found.next_sequence);
-        log.prepare_one(true)?;
+        log.prepare_one(true, &|| ())?;
         Ok((Arc::new(log), report))
     }
     fn assemble(

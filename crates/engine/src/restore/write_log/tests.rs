@@ -6,6 +6,7 @@ use rekindle_core::log::{HEADER_BYTES, Kind, SEGMENT_START};
 use rekindle_core::volume::{ByteRange, Uuid};
 use rekindle_io::Result;
 use rekindle_io::logfile::{LogDir, LogFile, MemDir};
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 /// What the files of the log were asked for.
@@ -170,4 +171,32 @@ fn what_was_begun_early_is_found_after_a_crash() {
         });
         assert!(opened.is_ok() && (writes..=writes + 3).contains(&kept), "{kept} of {writes} kept");
     }
+}
+
+#[test]
+fn a_segment_is_prepared_in_small_pieces_and_no_sooner_than_the_guest_needs_it() {
+    let w = World::new();
+    let pauses = Cell::new(0);
+    let count = || pauses.set(pauses.get() + 1);
+    assert!(w.log.prepare(&count).unwrap());
+    let heard = w.heard();
+    let most = heard.iter().map(|a| if let Asked::Write(_, n) = a { *n } else { 0 }).max();
+    let out: u64 = heard.iter().map(|a| if let Asked::Out(_, n) = a { *n } else { 0 }).sum();
+    assert_eq!((most, out), (Some(32 << 10), LIMITS.segment_bytes));
+    assert_eq!(heard.last(), Some(&Asked::Sync), "durable before the table names it");
+    let steps = LIMITS.segment_bytes / (32 << 10);
+    assert_eq!(pauses.take(), steps, "nobody waits");
+    // So much of the next one as the guest has used of the current one is prepared without a pause.
+    for n in 0..32 {
+        w.write(n);
+        w.log.flush().unwrap();
+    }
+    let used = w.log.used().div_ceil(32 << 10);
+    lock(&w.log.append).ready.truncate(1);
+    assert!(w.log.prepare(&count).unwrap());
+    assert_eq!(pauses.take(), steps - (used - 1));
+    // None is left: the guest waits for it.
+    lock(&w.log.append).ready.clear();
+    assert!(w.log.prepare(&count).unwrap());
+    assert_eq!(pauses.take(), 0);
 }
