@@ -59,10 +59,11 @@ impl UsageMap {
     }
     fn load_stamps(&self, s: &mut State) -> Result<()> {
         if s.stamps.is_none() {
-            let used = s.file.used()?;
             let mut stamps = vec![0; s.file.pages() as usize];
-            for index in 0..used {
+            let mut from = 0;
+            while let Some(index) = s.file.next_written(from)? {
                 stamps[index as usize] = s.file.stamp(index)?;
+                from = index + 1;
             }
             s.stamps = Some(stamps);
         }

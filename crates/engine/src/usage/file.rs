@@ -16,6 +16,7 @@ use rekindle_core::usage::{
 use rekindle_core::volume::{ExtentBytes, Uuid};
 use rekindle_io::Result;
 use rekindle_io::logfile::LogFile;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 const SUMMARY_SLOT: u64 = 2048;
@@ -41,11 +42,13 @@ pub(super) struct FactsFile {
     pages: u64,
     turn: u64,
     buf: Vec<u8>,
+    /// The slots written since the file was emptied; `None`: what an earlier run left is in it too.
+    written: Option<BTreeSet<u64>>,
 }
 
 impl FactsFile {
     pub(super) fn new(file: Arc<dyn LogFile>, volume: Uuid, extent: ExtentBytes, pages: u64) -> Self {
-        FactsFile { file, volume, extent, pages, turn: 0, buf: vec![0; PAGE_BYTES_MAX] }
+        FactsFile { file, volume, extent, pages, turn: 0, buf: vec![0; PAGE_BYTES_MAX], written: None }
     }
     pub(super) fn pages(&self) -> u64 {
         self.pages
@@ -93,6 +96,9 @@ impl FactsFile {
     }
     /// Writes a page.
     pub(super) fn write(&mut self, index: u64, head: PageHead, facts: &PageFacts) -> Result<()> {
+        if let Some(written) = &mut self.written {
+            written.insert(index); // before the write: one that fails may have left something
+        }
         let bytes = encode_page(&self.id(index), head, facts);
         self.file.write_at(FIRST + index * SLOT, &[&bytes])
     }
@@ -106,10 +112,20 @@ impl FactsFile {
     pub(super) fn used(&self) -> Result<u64> {
         Ok(self.file.len()?.saturating_sub(FIRST).div_ceil(SLOT).min(self.pages))
     }
+    /// The first slot from `from` on that may hold something. A file that began empty knows: a restore of a large disk does
+    /// not read gigabytes of nothing while its guest starts.
+    pub(super) fn next_written(&self, from: u64) -> Result<Option<u64>> {
+        match &self.written {
+            Some(written) => Ok(written.range(from..).next().copied()),
+            None => self.used().map(|used| Some(from).filter(|_| from < used)),
+        }
+    }
     /// Forgets everything.
     pub(super) fn clear(&mut self) -> Result<()> {
         self.turn = 0;
-        self.file.set_len(0)
+        self.file.set_len(0)?;
+        self.written = Some(BTreeSet::new());
+        Ok(())
     }
     pub(super) fn sync(&self) -> Result<()> {
         self.file.sync()

@@ -422,15 +422,20 @@ impl UsageMap {
     /// a time is locked: folds may come between.
     pub fn visit(&self, see: &mut dyn FnMut(u64, &Facts)) -> Result<()> {
         self.summary();
-        let used = self.state().file.used()?;
-        let mut facts = empty_page();
-        for index in 0..used {
-            self.load(&mut self.state(), index, &mut facts)?;
+        let (mut facts, mut from) = (empty_page(), 0);
+        while let Some(index) = self.load_next(from, &mut facts)? {
+            from = index + 1;
             let first = index * PAGE_EXTENTS as u64;
             let known = facts.iter().enumerate().filter(|(_, f)| !f.is_empty());
             known.for_each(|(slot, f)| see(first + slot as u64, f));
         }
         Ok(())
+    }
+    fn load_next(&self, from: u64, facts: &mut PageFacts) -> Result<Option<u64>> {
+        let mut s = self.state();
+        let Some(index) = s.file.next_written(from)? else { return Ok(None) };
+        self.load(&mut s, index, facts)?;
+        Ok(Some(index))
     }
     /// The hot list: extents in restore order with their usage weights, at most `limit`; `hints` are ranges that come early
     /// though nobody touched them (changed in the latest snapshots, file-system metadata).

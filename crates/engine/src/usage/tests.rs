@@ -1,7 +1,8 @@
 //! The whole map against a plain model, through crashes, damage and full disks, on folders in memory.
 
+use super::file::FactsFile;
 use super::*;
-use rekindle_core::usage::{Facts, LATE, Order, TICK_MS, Traced};
+use rekindle_core::usage::{Facts, LATE, Order, PageHead, TICK_MS, Traced, empty_page};
 use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry, Uuid};
 use rekindle_io::Kind;
 use rekindle_io::fault::{Crash, FaultPlan};
@@ -489,4 +490,42 @@ fn an_error_at_any_operation_never_reaches_the_guest() {
         }
         assert!(map.trouble().0.is_none(), "operation {n}: it works again after {before:?}");
     }
+}
+
+/// A restore of a large disk visits its map while the guest starts: what was touched, not what lies between.
+#[test]
+fn a_file_that_began_empty_knows_what_was_written() {
+    let dir = MemDir::new();
+    let open = |file| FactsFile::new(file, VOLUME, ExtentBytes::DEFAULT, 256);
+    let walk = |f: &FactsFile| {
+        let next = |from: &u64| f.next_written(from + 1).unwrap();
+        std::iter::successors(f.next_written(0).unwrap(), next).collect::<Vec<_>>()
+    };
+    let mut fresh = open(dir.create("facts").unwrap());
+    fresh.clear().unwrap();
+    assert!(walk(&fresh).is_empty());
+    let head = PageHead { cold_starts: 1, stamp: 1 };
+    for index in [200, 3] {
+        fresh.write(index, head, &empty_page()).unwrap();
+    }
+    assert_eq!(walk(&fresh), [3, 200]);
+    let again = open(dir.open("facts").unwrap().unwrap());
+    assert_eq!(walk(&again), (0..=200).collect::<Vec<_>>(), "who did not see it begin looks everywhere");
+    fresh.clear().unwrap();
+    assert!(walk(&fresh).is_empty());
+}
+
+#[test]
+fn a_sparse_map_shows_all_it_has_and_so_does_one_opened_again() {
+    let mut w = World::new(1 << 18);
+    let last = (1 << 18) - 1;
+    w.read(last);
+    assert_eq!(w.facts().into_keys().collect::<Vec<_>>(), [last]);
+    w.read(70_000);
+    let found = w.facts();
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), [70_000, last], "what came later, in its place");
+    assert_eq!(pages(&w.map, None).1.into_keys().collect::<Vec<_>>(), [70_000 / 1024, last / 1024]);
+    w.map.close().unwrap();
+    w.reopen();
+    assert_eq!(w.facts(), found);
 }
