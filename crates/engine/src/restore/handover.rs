@@ -12,8 +12,8 @@
 //! | requests go to the live volumes | | live |
 //!
 //! Nothing is written to a destination directly before the record is durable. If a step fails before it, the restore goes
-//! on where it was; if the record itself fails, nobody knows which of the two a crash would find, so it stays failed until
-//! it is opened again.
+//! on where it was; if the record itself fails, nobody knows which of the two is found the next time, so it stays failed
+//! until it is opened again: no write goes to the log any more, and none to the destination.
 
 use super::lock;
 use super::mover::Step;
@@ -212,6 +212,8 @@ impl RestoreSet {
         plan.1.phase = Phase::Live;
         if let Err(e) = plan.0.store(&plan.1) {
             plan.1.phase = Phase::Restoring;
+            // The record may say live all the same, and then nobody reads the log: what the guest writes now would be lost.
+            self.parts.log.fail();
             self.parts.fail(e.clone().at("hand-over record"));
             return Err(e);
         }

@@ -199,7 +199,8 @@ impl WriteLog {
             );
         }
     }
-    fn fail(&self) {
+    /// No write and no flush is answered any more, until the log is opened again.
+    pub fn fail(&self) {
         self.failed.store(true, Release);
     }
     /// `Kind::Failed` once a write or flush of the log failed.
