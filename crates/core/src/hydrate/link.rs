@@ -1,5 +1,6 @@
 //! What is known of a link: its least latency and the best bandwidth it showed, both of late.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// Minima older than this are forgotten.
@@ -59,6 +60,8 @@ pub(super) struct Meter {
     rate: Sliding,
     /// Best bandwidth of the last minute: a fill that is held back sees little of it, and its floor must not follow.
     rate_best: Sliding,
+    /// The last whole sample began then.
+    sample_before: Duration,
     sample_began: Duration,
     sampled: u64,
 }
@@ -69,25 +72,31 @@ impl Meter {
             latency_min: Sliding::new(false),
             rate: Sliding::new(true),
             rate_best: Sliding::new(true),
+            sample_before: now,
             sample_began: now,
             sampled: 0,
         }
     }
-    /// `bytes` came after `latency`; `starting`: the window doubles. Returns the least latency, seconds.
-    pub(super) fn came(&mut self, now: Duration, bytes: u64, latency: Duration, starting: bool) -> f64 {
+    /// `bytes` came; `took`: from when they were asked for until they were here. `starting`: the window doubles.
+    pub(super) fn came(&mut self, bytes: u64, took: &Range<Duration>, starting: bool) {
+        // By when it was here: heard of together, answers would all count for the time until more is heard.
+        let now = took.end;
+        let latency = now.saturating_sub(took.start);
         self.latency_min.add(now, MIN_WINDOW, latency.as_secs_f64().max(1e-6));
         self.sampled += bytes;
-        let seconds = self.latency_min.get().unwrap_or(0.0);
-        let min = Duration::from_secs_f64(seconds);
+        let min = Duration::from_secs_f64(self.latency_min.get().unwrap_or(0.0));
         let passed = now.saturating_sub(self.sample_began);
         let length = if starting { SAMPLE_STARTING.max(min) } else { SAMPLE.max(4 * min) };
         if passed >= length {
             let rate = self.sampled as f64 / passed.as_secs_f64();
             self.rate.add(now, RATE_WINDOW.max(16 * min), rate);
             self.rate_best.add(now, MIN_WINDOW, rate);
-            (self.sampled, self.sample_began) = (0, now);
+            (self.sampled, self.sample_before, self.sample_began) = (0, self.sample_began, now);
         }
-        seconds
+    }
+    /// A whole sample of the rate was taken since `then`.
+    pub(super) fn sampled_since(&self, then: Duration) -> bool {
+        self.sample_before > then
     }
     /// Least latency of the last minute, seconds.
     pub(super) fn latency_min(&self) -> Option<f64> {

@@ -1,11 +1,10 @@
 //! Restoring: what to copy next, how fast, when to go online, how long it takes.
 
 mod forecast;
-mod gain;
 mod link;
 mod online;
+mod round;
 mod schedule;
-mod start;
 mod state;
 mod throttle;
 

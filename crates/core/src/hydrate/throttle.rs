@@ -1,17 +1,18 @@
 //! How fast to copy in the background: use the whole link while nobody waits, and add little to the wait of those who do.
 //!
-//! Window = bytes asked for and not yet answered. Its bound is 2 x bandwidth x minimum latency, at least two chunks (with
-//! one bandwidth x latency a link with a little jitter is a third idle). At the beginning it doubles with each round trip
-//! (`start`). Then it follows delay below its bound, as LEDBAT does: it grows a chunk per round trip while requests take
-//! hardly longer than the windowed minimum, and shrinks when the queue this makes delays them, for the same queue delays
-//! demand reads. Never on raw p99: a store's own tail would hold it at the floor for ever. The target is a quarter of the
-//! minimum latency.
+//! Window = bytes asked for and not yet answered. Its bound is 2 x bandwidth x latency, at least two chunks (with one
+//! bandwidth x latency a link with a little jitter is a third idle). At the beginning it doubles with each round trip
+//! until a queue stands. Then it follows delay below its bound, as LEDBAT does: it grows while requests take hardly longer
+//! than they would without us, and shrinks when the queue this makes delays them, for the same queue delays demand reads.
+//! The queue aimed at adds a quarter, or as much as latency varies anyway.
 //!
-//! A minimum that is only ever measured with our own queue standing creeps upwards, so every [`PROBE`] the window falls to
-//! its least for two round trips and the queue drains: costs about a thousandth of the time.
+//! How long requests take without us is measured with the window at its least (`round`), and is a mean: answers are late
+//! without any queue of ours where a store has a tail, where others use the link, and where a busy machine reads them late.
+//! Taken for a queue, that would hold the window at its least for ever; but there it is found out, and the window opens
+//! again. Never steered by a single late answer, nor by p99: a tail would do the same.
 //!
-//! Answers that are late without any queue (a store with a tail, a machine too busy to read them) hold such a window at its
-//! floor on an idle link; so what it brings is tried as well (`gain`), and what that proves is never taken back for delay.
+//! What is only ever measured with our own queue standing creeps upwards, so every [`PROBE`] the window falls to its least
+//! for one round and the queue drains: costs less than a hundredth of the time.
 //!
 //! The guaranteed floor: two chunks are always allowed, whatever delay says, and a twentieth of the bandwidth beyond that
 //! (as long as answers come at all), so that completion stays bounded under a guest that saturates the link. A limit of
@@ -19,24 +20,24 @@
 //!
 //! Pure: the caller passes `now` from a monotonic clock and reports every fetch, demand too (they measure the link best).
 
-use super::gain::{Gain, Window};
 use super::link::{Link, Meter};
-use super::start::{Look, Start};
+use super::round::{Round, Took};
+use std::ops::Range;
 use std::time::Duration;
 
-/// How often the minimum latency is measured afresh with a drained queue.
+/// How often the latency without us is measured afresh, with a drained queue.
 pub const PROBE: Duration = Duration::from_secs(20);
 /// The window's bound whatever the link: what is on the way is memory.
 pub const WINDOW_MAX: u64 = 24 << 20;
-/// Queueing delay aimed at, as a share of the minimum latency.
+/// Queueing delay aimed at, as a share of the latency without us.
 const TARGET: f64 = 0.25;
 /// No queue is noticed below this: timer and scheduler noise.
 const TARGET_MIN: Duration = Duration::from_micros(100);
-/// A guest that waited for a demand read so lately is still at it.
-const AWAITED: Duration = Duration::from_secs(1);
 /// Least and steps of the window are of chunks, and a chunk is never taken for smaller than this: two extents of a disk that
 /// compresses thirty times are nothing to any link, and in steps of one a window would take minutes to open.
 const GRAIN: f64 = 32.0 * 1024.0;
+/// With no delay the window grows by such a share in a round, at least by a chunk.
+const GROWTH: f64 = 0.125;
 /// Share of the bandwidth that fill gets whatever delay says.
 const FLOOR: f64 = 0.05;
 
@@ -51,14 +52,18 @@ pub struct Throttle {
     /// The window, and nothing else, kept us from asking for more when we last could.
     full: bool,
     link: Meter,
-    /// While it lasts the window doubles.
-    start: Option<Start>,
-    gain: Gain,
-    /// The last demand fetch came.
-    demand_at: Option<Duration>,
-    shrunk: Duration,
+    /// The beginning: the window doubles with each round trip.
+    starting: bool,
+    /// It ended last; what was measured of the rate by then is that of lesser windows.
+    start_ended: Duration,
+    /// What requests take without our own queue, once measured.
+    base: Option<Took>,
+    round: Round,
     probe_next: Duration,
-    probe_end: Duration,
+    /// The window is held at its least to measure.
+    probing: bool,
+    /// That ended last.
+    probed: Duration,
     floor: f64,
     limit: Option<u64>,
     tokens: f64,
@@ -77,12 +82,13 @@ impl Throttle {
             in_flight: 0,
             full: false,
             link: Meter::new(now),
-            start: Some(Start::new(now)),
-            gain: Gain::new(now),
-            demand_at: None,
-            shrunk: now,
+            starting: true,
+            start_ended: now,
+            base: None,
+            round: Round::new(now),
             probe_next: now + PROBE,
-            probe_end: Duration::ZERO,
+            probing: false,
+            probed: now,
             floor: 0.0,
             limit: None,
             tokens: 0.0,
@@ -125,10 +131,14 @@ impl Throttle {
             return 0;
         }
         self.refill(now);
-        let window = if now < self.probe_end { self.least() } else { self.window };
+        let window = self.open(now);
         let mut free = (window - self.in_flight as f64).max(0.0);
         self.full = free < self.extent;
-        if free < self.extent && self.floor >= self.extent && (self.in_flight as f64) < 2.0 * self.bound() {
+        if !self.probing
+            && free < self.extent
+            && self.floor >= self.extent
+            && (self.in_flight as f64) < 2.0 * self.bound()
+        {
             free = self.extent;
         }
         match self.limit {
@@ -155,8 +165,9 @@ impl Throttle {
     pub fn ended(&mut self, bytes: u64) {
         self.in_flight = self.in_flight.saturating_sub(bytes);
     }
-    /// A background fetch came after `latency`: `asked` is what [`Throttle::started`] was told, `bytes` what moved.
-    pub fn came(&mut self, now: Duration, asked: u64, bytes: u64, latency: Duration) {
+    /// A background fetch came: `asked` is what [`Throttle::started`] was told, `bytes` what moved, `took` from when it was
+    /// asked for until the answer was there.
+    pub fn came(&mut self, now: Duration, asked: u64, bytes: u64, took: Range<Duration>) {
         self.ended(asked);
         if self.limit.is_some() {
             self.tokens -= bytes as f64 - asked as f64; // What was asked is an estimate; the limit is of what moved.
@@ -167,14 +178,13 @@ impl Throttle {
         // The mean at first: what it was created with is a guess, and one ten times too large holds two requests on the way.
         self.came = (self.came + 1).min(64);
         self.extent += (bytes as f64 - self.extent) / f64::from(self.came);
-        let min = self.measure(now, bytes, latency);
-        self.steer(now, bytes as f64, latency, min);
+        self.link.came(bytes, &took, self.starting);
+        self.steer(now, bytes as f64, &took);
     }
-    /// A demand fetch of `bytes` came after `latency`: measures the link, moves no window.
-    pub fn demand_came(&mut self, now: Duration, bytes: u64, latency: Duration) {
-        self.demand_at = Some(now);
+    /// A demand fetch of `bytes` came, `took` as in [`Throttle::came`]: measures the link, moves no window.
+    pub fn demand_came(&mut self, bytes: u64, took: Range<Duration>) {
         if bytes > 0 {
-            self.measure(now, bytes, latency);
+            self.link.came(bytes, &took, self.starting);
         }
     }
     /// What is known of the link.
@@ -186,6 +196,15 @@ impl Throttle {
         }
     }
 
+    /// The window as it is to be used now: least while measuring, then it opens by and by, or all of it would be asked for at
+    /// once and a demand read would stand behind that.
+    fn open(&self, now: Duration) -> f64 {
+        if self.probing {
+            return self.least();
+        }
+        let since = now.saturating_sub(self.probed).as_secs_f64();
+        self.window.min(self.least() + 2.0 * self.link.rate().unwrap_or(f64::MAX) * since)
+    }
     /// What the window steps by.
     fn grain(&self) -> f64 {
         self.extent.max(GRAIN)
@@ -205,77 +224,91 @@ impl Throttle {
             self.tokens = (self.tokens + limit as f64 * passed).min(most);
         }
     }
-    /// Returns the least latency, seconds.
-    fn measure(&mut self, now: Duration, bytes: u64, latency: Duration) -> f64 {
-        let seconds = self.link.came(now, bytes, latency, self.start.is_some());
-        if now >= self.probe_next {
-            let min = Duration::from_secs_f64(seconds);
-            (self.probe_end, self.probe_next) = (now + 2 * min, now + PROBE.max(200 * min));
-        }
-        seconds
+    /// Latency without us and the delay aimed at beyond it, seconds: a queue within the noise is hardly felt.
+    fn aim(&self) -> (f64, f64) {
+        let Took { mean, noise } =
+            self.base.unwrap_or(Took { mean: self.link.latency_min().unwrap_or(0.0), noise: 0.0 });
+        (mean, (mean * TARGET).max(noise).max(TARGET_MIN.as_secs_f64()))
     }
-    fn steer(&mut self, now: Duration, bytes: f64, latency: Duration, min: f64) {
-        let target = (min * TARGET).max(TARGET_MIN.as_secs_f64());
-        let off = (target - (latency.as_secs_f64() - min)) / target;
-        if let Some(start) = &mut self.start {
-            let look = Look { window: &mut self.window, full: self.full, late: off <= 0.0 };
-            if !start.came(now, bytes, latency, look) {
-                self.window = self.window.clamp(self.least(), self.least().max(WINDOW_MAX as f64));
-                return;
+    fn steer(&mut self, now: Duration, bytes: f64, took: &Range<Duration>) {
+        self.round.came(took);
+        let (base, target) = self.aim();
+        if self.starting && self.full && latency(took).as_secs_f64() < base + target {
+            self.window += bytes;
+        }
+        let at_least = !self.starting && (self.probing || self.window <= self.least());
+        let round = if at_least { self.round.agreed() } else { self.round.over() };
+        if let Some(took) = round {
+            match (self.starting, at_least) {
+                (true, _) => self.started_enough(now, took.mean),
+                (_, true) => self.measured(now, took),
+                _ => self.follow(now, took),
             }
-            self.start = None;
-            // What the link takes with the queue that is aimed at.
-            self.window = self.window.min(self.link.rate().unwrap_or(f64::MAX) * (min + target));
-        } else if self.try_gain(now, bytes, latency.as_secs_f64(), off, min, target) {
-            return;
-        } else {
-            self.follow_delay(now, bytes, latency.as_secs_f64(), off);
+            self.round = Round::new(now);
         }
-        let least = self.least().max(self.gain.proven);
-        self.window = self.window.clamp(least, self.bound().max(least));
+        let least = self.least();
+        let bounded = !self.starting && self.link.sampled_since(self.start_ended);
+        let most = if bounded { self.bound() } else { WINDOW_MAX as f64 };
+        self.window = self.window.clamp(least, most.max(least));
     }
-    /// What a wider window brings is tried now and then; `true` while a trial holds the window.
-    fn try_gain(&mut self, now: Duration, bytes: f64, latency: f64, off: f64, min: f64, target: f64) -> bool {
-        let at = Window {
-            window: self.window,
-            full: self.full,
-            extent: self.grain(),
-            least: self.least(),
-            most: WINDOW_MAX as f64,
-            awaited: self.demand_at.is_some_and(|at| now.saturating_sub(at) < AWAITED),
-            held: off < 0.0 || self.window >= self.bound(),
-            late: min + target,
-            very_late: min + 4.0 * target,
-        };
-        if let Some(window) = self.gain.came(now, bytes, latency, at) {
-            self.window = window;
-        }
-        self.gain.is_trying()
-    }
-    /// `off`: how far the delay is from its target, 1 (none) to minus infinity.
-    fn follow_delay(&mut self, now: Duration, bytes: f64, latency: f64, off: f64) {
-        if off < -1.0 && now.saturating_sub(self.shrunk).as_secs_f64() > latency {
-            // Far above the target: a tenth at once, very far (the link became another): half; but once per round trip.
-            self.window *= if off < -4.0 { 0.5 } else { 0.9 };
-            self.shrunk = now;
-        } else if off < 0.0 || self.full {
-            // A chunk per window of bytes, scaled by how far off the target.
-            self.window += off.clamp(-1.0, 1.0) * self.grain() * bytes / self.window;
+    /// Ends the beginning when a round was late: a queue stands.
+    fn started_enough(&mut self, now: Duration, mean: f64) {
+        let (base, target) = self.aim();
+        if mean > base + target {
+            self.starting = false;
+            // What the link takes with the queue that is aimed at (Little's law).
+            self.window *= (base + target) / mean;
+            self.start_ended = now;
+            // The least latency so far may be that of what waited for metadata, and behind what it asked for itself.
+            self.probing = self.base.is_none();
         }
     }
-    /// 2 x bandwidth x minimum latency. The time a chunk itself is on the wire is in the measured latency but is no
-    /// latency of the link: without it; but never less than one chunk over what was achieved (or it could not grow), nor
-    /// than two. What was achieved took a little longer than the least latency: the twelfth makes the chunk a whole one.
+    /// So long requests take without us.
+    fn measured(&mut self, now: Duration, took: Took) {
+        (self.probing, self.probed) = (false, now);
+        self.probe_next = now + PROBE.max(Duration::from_secs_f64(200.0 * took.mean));
+        // What was taken for a queue may be none, and what was one is gone: as at the beginning.
+        self.starting = self.base.is_none() || self.window <= self.least();
+        self.base = Some(took);
+    }
+    /// They took so long in this window.
+    fn follow(&mut self, now: Duration, took: Took) {
+        if let Some(base) = &mut self.base
+            && took.mean < base.mean
+        {
+            *base = took;
+        }
+        self.follow_delay(took.mean);
+        self.probing |= now >= self.probe_next;
+    }
+    fn follow_delay(&mut self, mean: f64) {
+        let (base, target) = self.aim();
+        // How far the delay is from its target: 1 (none) to minus infinity.
+        let off = (target - (mean - base)) / target;
+        let grain = self.grain();
+        match off {
+            // Far above it: a tenth at once, very far (the link became another): half.
+            _ if off < -4.0 => self.window *= 0.5,
+            _ if off < -1.0 => self.window *= 0.9,
+            _ if off < 0.0 => self.window += off * grain,
+            _ if self.full => self.window += off * grain.max(self.window * GROWTH),
+            _ => {}
+        }
+    }
+    /// 2 x bandwidth x latency. The time a chunk itself is on the wire is in the measured latency but is no latency of the
+    /// link: without it; but never less than one chunk over what was achieved (or it could not grow), nor than two. What was
+    /// achieved took a little longer than the least latency: the twelfth makes the chunk a whole one.
     fn bound(&self) -> f64 {
         let (least, grain) = (self.least(), self.grain());
-        match (self.link.rate(), self.link.latency_min()) {
-            (Some(rate), Some(min)) => {
-                let full = (rate * min + grain) * 1.08;
-                (2.0 * (rate * min - grain)).max(full).min(WINDOW_MAX as f64).max(least)
-            }
-            _ => (WINDOW_MAX as f64).max(least),
-        }
+        let Some(rate) = self.link.rate() else { return (WINDOW_MAX as f64).max(least) };
+        let pipe = rate * self.aim().0;
+        let full = (pipe + grain) * 1.08;
+        (2.0 * (pipe - grain)).max(full).min(WINDOW_MAX as f64).max(least)
     }
+}
+
+fn latency(took: &Range<Duration>) -> Duration {
+    took.end.saturating_sub(took.start)
 }
 
 #[cfg(test)]

@@ -24,8 +24,16 @@ use std::time::Duration;
 pub trait FetchObserver: Send + Sync {
     /// The guest asked for an extent that was not here: its neighbours are likely to be next.
     fn missed(&self, volume: u16, extent: u64);
-    /// A fetch ended: bytes moved, or why not. `demand`: somebody waited for it.
-    fn arrived(&self, volume: u16, extent: u64, demand: bool, outcome: std::result::Result<u32, Error>);
+    /// A fetch ended: bytes moved, or why not. `at`: when the answer was there, which is before it was opened and written.
+    /// `demand`: somebody waited for it.
+    fn arrived(
+        &self,
+        volume: u16,
+        extent: u64,
+        at: Duration,
+        demand: bool,
+        outcome: std::result::Result<u32, Error>,
+    );
 }
 
 /// A read that waits for the holder.
@@ -112,11 +120,29 @@ pub(super) struct Flight {
     failures: u32,
 }
 
+impl Flight {
+    /// Somebody waits for it.
+    fn is_awaited(&self) -> bool {
+        self.urgency == Urgency::Demand || !self.waiting.is_empty()
+    }
+}
+
 /// What worker threads take from.
 #[derive(Default)]
 pub(super) struct Work {
     demand: VecDeque<(u16, Vec<u64>)>,
-    arrivals: VecDeque<(u16, u64, Result<Fetched>)>,
+    /// Answers that a guest waits for: before all others, which may be a window of them.
+    awaited: VecDeque<Arrival>,
+    arrivals: VecDeque<Arrival>,
+}
+
+/// An answer of the holder.
+struct Arrival {
+    volume: u16,
+    extent: u64,
+    /// When it was there: what follows is our own work and says nothing of the link.
+    at: Duration,
+    what: Result<Fetched>,
 }
 
 /// Where the holder's answers come in.
@@ -130,11 +156,16 @@ struct Arrivals {
 impl FetchSink for Arrivals {
     fn fetched(&self, extent: u64, what: Result<Fetched>) {
         let Some(parts) = self.parts.upgrade() else { return };
+        let arrival = Arrival { volume: self.volume, extent, at: parts.clock.now(), what };
         if self.inline || !parts.threaded.load(Acquire) {
-            parts.arrived(self.volume, extent, what);
+            parts.arrived(arrival);
         } else {
             // Opening and writing are for our threads, not for the holder's.
-            lock(&parts.work).arrivals.push_back((self.volume, extent, what));
+            let awaited = parts.is_awaited(&arrival);
+            let mut work = lock(&parts.work);
+            let queue = if awaited { &mut work.awaited } else { &mut work.arrivals };
+            queue.push_back(arrival);
+            drop(work);
             parts.work_came.notify_one();
         }
     }
@@ -215,14 +246,22 @@ impl Parts {
             self.ask(&self.volumes[volume as usize], &extents, Urgency::Demand);
             return true;
         }
-        let Some((volume, extent, what)) = work.arrivals.pop_front() else { return false };
+        let Some(arrival) = work.awaited.pop_front().or_else(|| work.arrivals.pop_front()) else {
+            return false;
+        };
         drop(work);
-        self.arrived(volume, extent, what);
+        self.arrived(arrival);
         true
+    }
+    /// Somebody waits for it.
+    fn is_awaited(&self, a: &Arrival) -> bool {
+        let flights = lock(&self.volumes[a.volume as usize].flights);
+        flights.get(&a.extent).is_some_and(Flight::is_awaited)
     }
 
     /// The holder's answer for one extent: serves who waits, then fills it in.
-    fn arrived(self: &Arc<Self>, volume: u16, extent: u64, what: Result<Fetched>) {
+    fn arrived(self: &Arc<Self>, arrival: Arrival) {
+        let Arrival { volume, extent, at, what } = arrival;
         let volume = &self.volumes[volume as usize];
         let mut bytes = vec![0; volume.geometry.extent_bytes(extent).len as usize];
         let opened = what.and_then(|f| match f {
@@ -231,7 +270,7 @@ impl Parts {
         });
         let (stored, zero) = match opened {
             Ok(o) => o,
-            Err(e) => return self.not_arrived(volume, extent, e),
+            Err(e) => return self.not_arrived(volume, extent, at, e),
         };
         self.health.away.store(false, Release);
         *lock(&self.health.away_since) = None;
@@ -242,15 +281,15 @@ impl Parts {
             self.target_trouble(volume, e.clone());
         }
         if let Some(o) = self.observer.get() {
-            o.arrived(volume.at, extent, demand, landed.map(|()| stored));
+            o.arrived(volume.at, extent, at, demand, landed.map(|()| stored));
         }
     }
     /// Serves the reads that wait for `extent`; `last`: the flight ends. True if the guest wanted it.
     fn serve(&self, volume: &Volume, extent: u64, bytes: &[u8], last: bool) -> bool {
         let mut flights = lock(&volume.flights);
         let Some(flight) = flights.get_mut(&extent) else { return false };
+        let demand = flight.is_awaited();
         let waiting = std::mem::take(&mut flight.waiting);
-        let demand = flight.urgency == Urgency::Demand || !waiting.is_empty();
         if last {
             flights.remove(&extent);
             volume.claims.fetched(extent);
@@ -283,7 +322,7 @@ impl Parts {
         volume.came(extent);
         Ok(())
     }
-    fn not_arrived(self: &Arc<Self>, volume: &Volume, extent: u64, e: Error) {
+    fn not_arrived(self: &Arc<Self>, volume: &Volume, extent: u64, at: Duration, e: Error) {
         let passing = matches!(e.kind, Kind::Retry | Kind::Unavailable);
         let now = self.clock.now();
         if passing {
@@ -294,7 +333,7 @@ impl Parts {
         let mut failed = Vec::new();
         let mut demand = false;
         if let Some(f) = flights.get_mut(&extent) {
-            demand = f.urgency == Urgency::Demand || !f.waiting.is_empty();
+            demand = f.is_awaited();
             if passing && !f.waiting.is_empty() {
                 f.failures += 1;
                 f.retry_at = Some(now + Duration::from_millis(100 << f.failures.min(5)));
@@ -312,7 +351,7 @@ impl Parts {
             *lock(&self.health.trouble) = Some(e.clone().at(&volume.name));
         }
         if let Some(o) = self.observer.get() {
-            o.arrived(volume.at, extent, demand, Err(e));
+            o.arrived(volume.at, extent, at, demand, Err(e));
         }
     }
 
@@ -407,7 +446,7 @@ impl Parts {
     /// Waits until there may be work for a worker.
     pub fn wait_for_work(&self, at_most: Duration) {
         let work = lock(&self.work);
-        if work.demand.is_empty() && work.arrivals.is_empty() {
+        if work.demand.is_empty() && work.awaited.is_empty() && work.arrivals.is_empty() {
             let _ = self.work_came.wait_timeout(work, at_most);
         }
     }

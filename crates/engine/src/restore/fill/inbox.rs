@@ -16,7 +16,7 @@ pub(super) enum Report {
     /// The guest missed here. `at`: when, not when it is heard of: a thread that hears of a miss and of its end together
     /// would take the link for one without latency, and never fill its pipe.
     Missed { volume: u16, extent: u64, at: Duration },
-    /// A fetch ended.
+    /// A fetch ended; `at`: when the answer was there.
     Arrived { volume: u16, extent: u64, at: Duration, outcome: Result<u32, Error> },
 }
 
@@ -68,11 +68,11 @@ impl FetchObserver for Inbox {
             self.put(Report::Missed { volume, extent, at: self.clock.now() });
         }
     }
-    fn arrived(&self, volume: u16, extent: u64, demand: bool, outcome: Result<u32, Error>) {
+    fn arrived(&self, volume: u16, extent: u64, at: Duration, demand: bool, outcome: Result<u32, Error>) {
         // A demand fetch only measures the link; one of ours must be heard of, or its bytes would count as under way for
         // ever. (One of ours that somebody then waited for is both: kept.)
         if !demand || lock(&self.letters).reports.len() < 2 * KEPT_MAX {
-            self.put(Report::Arrived { volume, extent, at: self.clock.now(), outcome });
+            self.put(Report::Arrived { volume, extent, at, outcome });
         }
     }
 }

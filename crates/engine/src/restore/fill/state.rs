@@ -161,11 +161,11 @@ impl State {
                 let bytes = u64::from(bytes);
                 match (&asked, demanded) {
                     (Some(a), _) => {
-                        self.throttle.came(now, a.bytes, bytes, at.saturating_sub(a.at));
+                        self.throttle.came(now, a.bytes, bytes, a.at..at);
                         self.fetched[a.source as usize] += 1;
                         self.fetched_bytes += bytes;
                     }
-                    (None, Some(missed)) => self.throttle.demand_came(now, bytes, at.saturating_sub(missed)),
+                    (None, Some(missed)) => self.throttle.demand_came(bytes, missed..at),
                     (None, None) => {}
                 }
                 let link = self.throttle.link();

@@ -4,7 +4,7 @@ use super::*;
 use crate::restore::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 use rekindle_core::hydrate::{Reason, Source, Threshold};
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry, Uuid};
-use rekindle_io::block::{BlockExt, MemBlock};
+use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, MemBlock, Op, Request};
 use rekindle_io::clock::{Clock, ManualClock, SystemClock};
 use rekindle_io::holder::MemHolder;
 use rekindle_io::logfile::MemDir;
@@ -419,4 +419,51 @@ fn threads_finish_with_inline_and_late_holders() {
         w.set.stop().unwrap();
         assert_eq!(w.fill.status().in_flight, 0);
     }
+}
+
+/// A read of one page of `extent`, which the holder does not answer yet.
+fn miss(w: &World, extent: u64) {
+    let sink = rekindle_io::block::kit::TestSink::new();
+    let mut buf = vec![0; 4096];
+    let read = Op::Read(&mut buf);
+    let (mut answers, sink) = (Vec::new(), sink as Arc<dyn CompletionSink>);
+    w.set.volumes()[0].submit(
+        &mut [Request { token: 1, offset: extent * EXTENT, op: read }],
+        &mut answers,
+        &sink,
+    );
+    assert!(matches!(answers[..], [Answer::Later]), "it waits for the holder");
+}
+
+/// A window of answers may be here and not worked off: who waits must not stand behind them.
+#[test]
+fn an_answer_that_somebody_waits_for_is_worked_off_first() {
+    let w = world(Make::default(), FillOptions::default());
+    w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
+    w.holders[0].hold();
+    w.set.fetch(0, &[10, 11, 12]);
+    miss(&w, 12);
+    miss(&w, 50);
+    assert_eq!(asked(&w, 0), [10, 11, 12, 50]);
+    let local = || [10, 11, 12, 50].map(|e| !w.set.needs_holder(0, e));
+    w.set.work_step();
+    assert_eq!(local(), [false, false, true, false], "asked for in the background, then waited for");
+    w.set.work_step();
+    assert_eq!(local(), [false, false, true, true]);
+}
+
+/// What happens to an answer that is here says nothing of the link.
+#[test]
+fn a_link_is_measured_by_when_answers_come_not_by_when_they_are_worked_off() {
+    let w = world(Make::default(), FillOptions::default());
+    w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
+    w.holders[0].hold();
+    for _ in 0..20 {
+        w.fill.step();
+        w.clock.advance(Duration::from_millis(3));
+        asked(&w, 0);
+        w.clock.advance(Duration::from_millis(50));
+        while w.set.work_step() == crate::restore::Step::Worked {}
+    }
+    assert_eq!(w.fill.status().link.latency_min, Duration::from_millis(3));
 }
