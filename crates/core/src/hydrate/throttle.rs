@@ -59,6 +59,8 @@ pub struct Throttle {
     /// What requests take without our own queue, once measured.
     base: Option<Took>,
     round: Round,
+    /// How far the delay of the round before was from its target.
+    off_before: f64,
     probe_next: Duration,
     /// The window is held at its least to measure.
     probing: bool,
@@ -86,6 +88,7 @@ impl Throttle {
             start_ended: now,
             base: None,
             round: Round::new(now),
+            off_before: 0.0,
             probe_next: now + PROBE,
             probing: false,
             probed: now,
@@ -273,10 +276,8 @@ impl Throttle {
     }
     /// They took so long in this window.
     fn follow(&mut self, now: Duration, took: Took) {
-        if let Some(base) = &mut self.base
-            && took.mean < base.mean
-        {
-            *base = took;
+        if let Some(base) = self.base.as_mut().filter(|base| took.mean < base.mean) {
+            base.approach(took);
         }
         self.follow_delay(took.mean);
         self.probing |= now >= self.probe_next;
@@ -286,12 +287,15 @@ impl Throttle {
         // How far the delay is from its target: 1 (none) to minus infinity.
         let off = (target - (mean - base)) / target;
         let grain = self.grain();
-        match off {
+        // One round that is late alone is a busy machine's: a queue stays.
+        let lately = if off < 0.0 { off.max(self.off_before).min(0.0) } else { off };
+        self.off_before = off;
+        match lately {
             // Far above it: a tenth at once, very far (the link became another): half.
-            _ if off < -4.0 => self.window *= 0.5,
-            _ if off < -1.0 => self.window *= 0.9,
-            _ if off < 0.0 => self.window += off * grain,
-            _ if self.full => self.window += off * grain.max(self.window * GROWTH),
+            off if off < -4.0 => self.window *= 0.5,
+            off if off < -1.0 => self.window *= 0.9,
+            off if off < 0.0 => self.window += off * grain,
+            off if self.full => self.window += off * grain.max(self.window * GROWTH),
             _ => {}
         }
     }
