@@ -1,0 +1,144 @@
+//! Goal: a write with FUA on a restoring volume is durable when it is answered, on each of its ways through the log. Method:
+//! the power is cut at the very moment of the answer, several ways.
+
+#![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
+
+use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
+use rekindle_engine::restore::{LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+use rekindle_io::block::{Answer, Block, BlockExt, Completion, CompletionSink, MemBlock, Op, Request};
+use rekindle_io::clock::ManualClock;
+use rekindle_io::fault::Crash;
+use rekindle_io::holder::MemHolder;
+use rekindle_io::logfile::MemDir;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const EXTENT: u64 = 16 << 10;
+const EXTENTS: u64 = 256;
+
+#[derive(Clone)]
+struct Machine {
+    state: Arc<MemDir>,
+    disk: Arc<MemBlock>,
+    holder: Arc<MemHolder>,
+    clock: Arc<ManualClock>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let g = Geometry::new(EXTENTS * EXTENT, ExtentBytes::new(EXTENT).unwrap(), 512, 512).unwrap();
+        let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: EXTENTS }], 1);
+        Machine { state: MemDir::new(), disk: MemBlock::new(g.size), holder, clock: Arc::default() }
+    }
+    fn options() -> RestoreOptions {
+        let log =
+            LogLimits { segment_bytes: 64 << 10, bytes_max: 256 << 10, pieces_max: 300, block_bytes: 4096 };
+        let pace = MoverPace { move_after: Duration::ZERO, settle_after: Duration::ZERO };
+        RestoreOptions { log, pace, stall_limit: Duration::from_secs(60), ..RestoreOptions::default() }
+    }
+    fn parts(&self) -> VolumeParts {
+        let (holder, target) = (self.holder.clone(), self.disk.clone());
+        VolumeParts { holder, target, fresh: true, usage: None, uncache: None }
+    }
+    fn create(&self) -> Arc<RestoreSet> {
+        let v = NewVolume {
+            name: "db".into(),
+            volume: Uuid([1; 16]),
+            origin: None,
+            destination: "disk".into(),
+            parts: self.parts(),
+        };
+        RestoreSet::create(self.state.clone(), "db", vec![v], Self::options(), self.clock.clone()).unwrap()
+    }
+    /// What the power leaves, several ways.
+    fn cut(&self) -> Vec<Machine> {
+        let one = |seed| {
+            let crash = Crash::Power { seed };
+            Machine { state: self.state.crash(crash), disk: self.disk.crash(crash), ..self.clone() }
+        };
+        (0..8).map(one).collect()
+    }
+    fn first_byte(&self, at: u64) -> u8 {
+        // What was lost is to be seen, not waited for.
+        self.holder.set_available(true);
+        let clock = self.clock.clone();
+        let parts = |_: &_| Ok(self.parts());
+        let set = RestoreSet::resume(self.state.clone(), Self::options(), clock, parts).unwrap();
+        let mut out = [0; 512];
+        set.volumes()[0].read_at(at, &mut out).unwrap();
+        assert!(out.iter().all(|b| *b == out[0]), "torn");
+        out[0]
+    }
+}
+
+/// Cuts the power when an answer comes.
+struct AtAnswer(Machine, Mutex<Vec<(u64, bool, Vec<Machine>)>>);
+impl CompletionSink for AtAnswer {
+    fn complete(&self, c: Completion) {
+        self.1.lock().unwrap().push((c.token, c.result.is_ok(), self.0.cut()));
+    }
+    fn abandoned(&self) -> bool {
+        false
+    }
+}
+
+/// The answer, and the machines after it; `None`: it waits.
+fn write(
+    m: &Machine,
+    set: &RestoreSet,
+    sink: &Arc<AtAnswer>,
+    token: u64,
+    at: u64,
+    data: &[u8],
+    fua: bool,
+) -> Option<Vec<Machine>> {
+    let sink: Arc<dyn CompletionSink> = sink.clone();
+    let mut answers = Vec::new();
+    let mut batch = [Request { token, offset: at, op: Op::Write { data, fua } }];
+    set.volumes()[0].submit(&mut batch, &mut answers, &sink);
+    match answers.pop().unwrap() {
+        Answer::Done(r) => {
+            r.unwrap();
+            Some(m.cut())
+        }
+        Answer::Later => None,
+    }
+}
+
+fn all_have(after: &[Machine], at: u64, byte: u8) {
+    assert_eq!(after.iter().map(|m| m.first_byte(at)).collect::<Vec<_>>(), vec![byte; after.len()]);
+}
+
+#[test]
+fn a_write_with_fua_is_durable_when_it_is_answered() {
+    let m = Machine::new();
+    let set = m.create();
+    let sink = Arc::new(AtAnswer(m.clone(), Mutex::default()));
+    // There is room.
+    let after = write(&m, &set, &sink, 1, 3 * EXTENT, &[7; 512], true).expect("there is room");
+    all_have(&after, 3 * EXTENT, 7);
+    // Nothing can leave the log, until a write waits.
+    m.holder.set_available(false);
+    let mut extent = 100;
+    while write(&m, &set, &sink, extent, extent * EXTENT + 512, &[extent as u8; 8192], false).is_some() {
+        set.log_step().unwrap();
+        extent += 1;
+        assert!(extent < 200, "the log is bounded");
+    }
+    // Behind it, one that needs no fetch has room still: it passes.
+    set.volumes()[0].flush().unwrap();
+    let after = write(&m, &set, &sink, 2, 30 * EXTENT, &[8; EXTENT as usize], true).expect("the last eighth");
+    all_have(&after, 30 * EXTENT, 8);
+    // And one has to wait itself.
+    assert!(write(&m, &set, &sink, 3, 40 * EXTENT + 512, &[9; 512], true).is_none());
+    m.holder.set_available(true);
+    for _ in 0..100 {
+        m.clock.advance(Duration::from_millis(50));
+        set.log_step().unwrap();
+        set.mover_step(false).unwrap();
+    }
+    let came = std::mem::take(&mut *sink.1.lock().unwrap());
+    let (_, ok, after) = came.into_iter().find(|c| c.0 == 3).expect("answered");
+    assert!(ok);
+    all_have(&after, 40 * EXTENT + 512, 9);
+}
