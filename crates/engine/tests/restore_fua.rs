@@ -1,15 +1,16 @@
 //! Goal: a write with FUA on a restoring volume is durable when it is answered, on each of its ways through the log. Method:
-//! the power is cut at the very moment of the answer, several ways.
+//! the power is cut at the very moment of the answer, several ways. And: what entered the log in part arrives whole.
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
 use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_engine::restore::{LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+use rekindle_io::Kind;
 use rekindle_io::block::{Answer, Block, BlockExt, Completion, CompletionSink, MemBlock, Op, Request};
 use rekindle_io::clock::ManualClock;
-use rekindle_io::fault::Crash;
+use rekindle_io::fault::{Crash, FaultPlan};
 use rekindle_io::holder::MemHolder;
-use rekindle_io::logfile::MemDir;
+use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +42,9 @@ impl Machine {
         VolumeParts { holder, target, fresh: true, usage: None, uncache: None }
     }
     fn create(&self) -> Arc<RestoreSet> {
+        self.create_on(self.state.clone())
+    }
+    fn create_on(&self, state: Arc<dyn LogDir>) -> Arc<RestoreSet> {
         let v = NewVolume {
             name: "db".into(),
             volume: Uuid([1; 16]),
@@ -48,7 +52,7 @@ impl Machine {
             destination: "disk".into(),
             parts: self.parts(),
         };
-        RestoreSet::create(self.state.clone(), "db", vec![v], Self::options(), self.clock.clone()).unwrap()
+        RestoreSet::create(state, "db", vec![v], Self::options(), self.clock.clone()).unwrap()
     }
     /// What the power leaves, several ways.
     fn cut(&self) -> Vec<Machine> {
@@ -141,4 +145,69 @@ fn a_write_with_fua_is_durable_when_it_is_answered() {
     let (_, ok, after) = came.into_iter().find(|c| c.0 == 3).expect("answered");
     assert!(ok);
     all_have(&after, 40 * EXTENT + 512, 9);
+}
+
+/// A large write enters the log in part, at once and again whenever there is room; each part goes where it belongs.
+#[test]
+fn a_write_larger_than_the_log_arrives_whole() {
+    const LEN: usize = 768 << 10;
+    let m = Machine::new();
+    let set = m.create();
+    let sink = Arc::new(AtAnswer(m.clone(), Mutex::default()));
+    let data: Vec<u8> = (0..LEN / 8).flat_map(|i| (i as u64 + 1).to_le_bytes()).collect();
+    let at = 100 * EXTENT;
+    assert!(write(&m, &set, &sink, 1, at, &data, true).is_none(), "the log has 256 KiB");
+    for _ in 0..200 {
+        m.clock.advance(Duration::from_millis(50));
+        set.log_step().unwrap();
+        set.mover_step(false).unwrap();
+    }
+    let came = std::mem::take(&mut *sink.1.lock().unwrap());
+    assert!(came.len() == 1 && came[0].1);
+    let read = |set: &RestoreSet| {
+        let mut out = vec![0; LEN + 2 * EXTENT as usize];
+        set.volumes()[0].read_at(at - EXTENT, &mut out).unwrap();
+        out
+    };
+    let mut want = vec![0; LEN + 2 * EXTENT as usize];
+    m.holder.truth(99, &mut want[..EXTENT as usize]);
+    want[EXTENT as usize..][..LEN].copy_from_slice(&data);
+    m.holder.truth(148, &mut want[LEN + EXTENT as usize..]);
+    assert!(read(&set) == want);
+    for after in &came[0].2 {
+        let parts = |_: &_| Ok(after.parts());
+        let clock = after.clock.clone();
+        let set = RestoreSet::resume(after.state.clone(), Machine::options(), clock, parts).unwrap();
+        assert!(read(&set) == want);
+    }
+}
+
+/// A flush that fails is an answer that says so, to a write that waited too. Method: each operation on the state fails once.
+#[test]
+fn a_write_with_fua_that_waited_is_durable_or_says_that_it_failed() {
+    let mut failed = 0;
+    for k in 0..60 {
+        let m = Machine::new();
+        let plan = Arc::new(FaultPlan::new());
+        let set = m.create_on(FaultyDir::new(m.state.clone(), plan.clone()));
+        let sink = Arc::new(AtAnswer(m.clone(), Mutex::default()));
+        let mut extent = 100;
+        while write(&m, &set, &sink, extent, extent * EXTENT, &[1; EXTENT as usize], false).is_some() {
+            set.log_step().unwrap();
+            extent += 1;
+        }
+        assert!(write(&m, &set, &sink, 3, 40 * EXTENT, &[9; EXTENT as usize], true).is_none());
+        plan.fail_at(plan.count() + k, Kind::Failed);
+        for _ in 0..100 {
+            m.clock.advance(Duration::from_millis(50));
+            let _what_failed_is_answered = (set.log_step(), set.mover_step(false));
+        }
+        let came = std::mem::take(&mut *sink.1.lock().unwrap());
+        match came.into_iter().find(|c| c.0 == 3) {
+            Some((_, true, after)) => all_have(&after, 40 * EXTENT, 9),
+            Some(_) => failed += 1,
+            None => {}
+        }
+    }
+    assert!(failed > 0, "its flush never failed");
 }

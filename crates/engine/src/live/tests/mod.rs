@@ -1,5 +1,6 @@
 //! Tests of the live volume.
 
+mod adopt;
 mod basics;
 mod fleece;
 mod history;

@@ -1,0 +1,58 @@
+//! What a hand-over writes for the live side, cut short or wrong.
+
+use super::world::*;
+use crate::backup::Changed;
+use crate::live::{Adopted, LiveState};
+use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
+use rekindle_io::Kind;
+use rekindle_io::fault::Crash;
+use rekindle_io::logfile::LogDir;
+
+const ORIGIN: (Uuid, Generation) = (Uuid([5; 16]), Generation(7));
+
+fn adopted(m: &Machine, open: u16, changed: u16) -> Adopted {
+    let o = m.options();
+    Adopted {
+        name: "vm".into(),
+        uuid: Uuid([6; 16]),
+        geometry: Geometry::new(SIZE, o.extent.unwrap(), 512, 4096).unwrap(),
+        origin: Some(ORIGIN),
+        tracking: Some((Uuid([8; 16]), Generation(open))),
+        changed: vec![(ExtentRange { start: 3, end: 5 }, Generation(changed))],
+        image: *m.facts.facts.lock().unwrap(),
+    }
+}
+
+/// A mark of a generation that is not open yet would be taken for an older one's change as soon as that is closed, and a
+/// generation 0 cannot be told from the moment: nothing is written for such a volume.
+#[test]
+fn marks_that_cannot_be_are_refused() {
+    for (open, changed) in [(0, 0), (1, 2), (3, 4)] {
+        let m = Machine::new();
+        let e = LiveState::adopt(&*m.options().state, &adopted(&m, open, changed)).unwrap_err();
+        assert_eq!((e.kind, m.state.names().unwrap().len()), (Kind::Invalid, 0), "{open} {changed}");
+    }
+}
+
+/// A record that names the tracking is not found before all its marks are: a backup would leave out what the guest changed.
+#[test]
+fn a_state_that_was_cut_short_proves_nothing() {
+    for k in 0..40 {
+        for seed in 0..16 {
+            let m = Machine::new();
+            m.plan.die_at(m.plan.count() + k);
+            let done = LiveState::adopt(&*m.options().state, &adopted(&m, 3, 2));
+            let m = m.crash(Crash::Power { seed });
+            let (v, set) = m.open().unwrap();
+            let i = m.instant(&set).unwrap();
+            match i.volumes()[0].changed(ORIGIN.0, ORIGIN.1) {
+                Changed::CompareAll(_) => assert!(done.is_err(), "{k} {seed}"),
+                Changed::Since { marked, compare } => {
+                    let named = |e: u64| marked.iter().chain(&compare).any(|r| r.start <= e && e < r.end);
+                    assert!(named(3) && named(4), "{k} {seed}: {marked:?} {compare:?}");
+                }
+            }
+            drop(v);
+        }
+    }
+}
