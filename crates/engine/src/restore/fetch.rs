@@ -10,14 +10,14 @@
 
 use super::lock;
 use super::parts::{Parts, Volume};
+use super::pending::Missing;
 use rekindle_core::hydrate::Place;
-use rekindle_core::volume::{ByteRange, ExtentRange};
-use rekindle_io::block::{Completion, CompletionSink};
+use rekindle_core::volume::ExtentRange;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::*;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Hears how fetches go: the fill steers by it.
@@ -34,81 +34,6 @@ pub trait FetchObserver: Send + Sync {
         demand: bool,
         outcome: std::result::Result<u32, Error>,
     );
-}
-
-/// A read that waits for the holder.
-pub(super) struct PendingRead {
-    token: u64,
-    sink: Arc<dyn CompletionSink>,
-    state: Mutex<ReadState>,
-}
-
-struct ReadState {
-    buf: Vec<u8>,
-    left: usize,
-    error: Option<Error>,
-    /// The asker has gone on; the sink hears the end.
-    detached: bool,
-}
-
-impl PendingRead {
-    /// `buf` holds what is known already; `left` parts are missing.
-    pub fn new(token: u64, sink: Arc<dyn CompletionSink>, buf: Vec<u8>, left: usize) -> Arc<Self> {
-        let state = Mutex::new(ReadState { buf, left, error: None, detached: false });
-        Arc::new(PendingRead { token, sink, state })
-    }
-    /// One part came (or will not): fills it in, and answers when it was the last.
-    fn part(&self, fill: impl FnOnce(&mut [u8]) -> Result<()>) {
-        let mut s = lock(&self.state);
-        if let Err(e) = fill(&mut s.buf) {
-            s.error.get_or_insert(e);
-        }
-        s.left -= 1;
-        if s.left == 0 && s.detached {
-            let result = s.take();
-            drop(s);
-            self.sink.complete(Completion { token: self.token, result });
-        }
-    }
-    /// The asker leaves. If everything came meanwhile it gets the result, else the sink will.
-    pub fn detach(&self) -> Option<Result<Vec<u8>>> {
-        let mut s = lock(&self.state);
-        s.detached = true;
-        (s.left == 0).then(|| s.take())
-    }
-    /// Nobody reads the answer any more.
-    fn abandoned(&self) -> bool {
-        self.sink.abandoned()
-    }
-}
-
-impl ReadState {
-    fn take(&mut self) -> Result<Vec<u8>> {
-        match self.error.take() {
-            Some(e) => Err(e),
-            None => Ok(std::mem::take(&mut self.buf)),
-        }
-    }
-}
-
-/// One missing stretch of a read: `within` of the extent goes to `at` of the read's buffer.
-pub(super) struct Missing {
-    pub read: Arc<PendingRead>,
-    pub within: ByteRange,
-    pub at: usize,
-}
-
-impl Missing {
-    fn serve(&self, extent: &[u8]) {
-        self.read.part(|buf| {
-            let from = &extent[self.within.start as usize..self.within.end() as usize];
-            buf[self.at..self.at + from.len()].copy_from_slice(from);
-            Ok(())
-        });
-    }
-    fn fail(&self, e: &Error) {
-        self.read.part(|_| Err(e.clone()));
-    }
 }
 
 /// An extent on its way.
@@ -189,8 +114,7 @@ impl Parts {
         // It came between the look and now: take it from where it is.
         let start = volume.geometry.extent_bytes(extent).start + missing.within.start;
         let local = volume.claims.state(extent).place() == Place::Local;
-        missing.read.part(|buf| {
-            let out = &mut buf[missing.at..missing.at + missing.within.len as usize];
+        missing.fill(|out| {
             if local {
                 return volume.target.read(start, out);
             }
@@ -363,7 +287,7 @@ impl Parts {
             let mut ended = Vec::new();
             let mut flights = lock(&volume.flights);
             flights.retain(|extent, f| {
-                let keep = |m: &(Duration, Missing)| now < m.0 + limit && !m.1.read.abandoned();
+                let keep = |m: &(Duration, Missing)| now < m.0 + limit && !m.1.is_abandoned();
                 let (stay, end) = std::mem::take(&mut f.waiting).into_iter().partition(keep);
                 f.waiting = stay;
                 let end: Vec<_> = end;
@@ -389,60 +313,6 @@ impl Parts {
     pub fn reads_waiting(&self) -> usize {
         self.volumes.iter().map(|v| lock(&v.flights).values().map(|f| f.waiting.len()).sum::<usize>()).sum()
     }
-
-    /// Extents the holder has as zeros: never fetched, always made zero. Onto a destination that reads as zeros anyway
-    /// that takes no write; elsewhere the state says zero and `write_zeros` follows. Returns how many changed.
-    pub fn make_zero(&self, volume: &Volume, extents: ExtentRange) -> Result<u64> {
-        let pristine = volume.target.is_pristine();
-        let place = if pristine { Place::Local } else { Place::Zero };
-        let mut changed = 0;
-        for e in extents.iter() {
-            if volume.claims.state(e).place() != Place::Absent {
-                continue;
-            }
-            let Some(claim) = volume.claims.try_claim(e) else { continue };
-            if claim.place() == Place::Absent {
-                self.changed(volume.at, ExtentRange { start: e, end: e + 1 }, place);
-                claim.release(place);
-                changed += 1;
-            }
-        }
-        Ok(changed)
-    }
-    /// Writes zeros where the state says zero, in `extents`; returns how many became local.
-    pub fn write_zeros(&self, volume: &Volume, extents: ExtentRange) -> Result<u64> {
-        let mut changed = 0;
-        let mut run = Vec::new();
-        for e in extents.iter().chain([u64::MAX]) {
-            let claim = if e == u64::MAX || volume.claims.state(e).place() != Place::Zero {
-                None
-            } else {
-                volume.claims.try_claim(e).filter(|c| c.place() == Place::Zero)
-            };
-            match claim {
-                Some(c) => run.push((e, c)),
-                None => changed += self.zero_run(volume, std::mem::take(&mut run))?,
-            }
-            if run.len() == 256 {
-                changed += self.zero_run(volume, std::mem::take(&mut run))?;
-            }
-        }
-        Ok(changed)
-    }
-    fn zero_run(&self, volume: &Volume, run: Vec<(u64, super::claims::Claim<'_>)>) -> Result<u64> {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(0) };
-        let extents = ExtentRange { start: first.0, end: last.0 + 1 };
-        let range = volume.geometry.bytes_of(extents);
-        if !volume.target.is_hole(range) {
-            volume.target.zero(range, false)?;
-        }
-        self.changed(volume.at, extents, Place::Local);
-        let n = run.len() as u64;
-        run.into_iter().for_each(|(_, c)| c.release(Place::Local));
-        Ok(n)
-    }
-}
-impl Parts {
     /// Waits until there may be work for a worker.
     pub fn wait_for_work(&self, at_most: Duration) {
         let work = lock(&self.work);

@@ -22,6 +22,7 @@ mod instant;
 mod mover;
 mod pages;
 mod parts;
+mod pending;
 mod plan;
 mod set;
 #[cfg(all(test, feature = "shuttle"))]
@@ -35,6 +36,7 @@ mod verify;
 mod volume;
 mod waiting;
 mod write_log;
+mod zeros;
 
 pub use damage::RestoreDamage;
 pub use fetch::FetchObserver;

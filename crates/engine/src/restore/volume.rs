@@ -10,8 +10,8 @@
 //!
 //! After the hand-over the same object passes everything to the live volume.
 
-use super::fetch::{Missing, PendingRead};
 use super::parts::{Parts, Volume};
+use super::pending::{Missing, PendingRead};
 use super::waiting::{Waiting, push_items};
 use super::write_log::{Held, Item};
 use super::{lock, parts};
