@@ -144,6 +144,26 @@ impl Mover {
         }
     }
 
+    /// For a stop: what fill and mover brought so far is settled whatever the pace, or it would be fetched again. Nothing
+    /// more is moved: the log is durable.
+    pub fn settle_now(&mut self, p: &Arc<Parts>) -> Result<()> {
+        // A settling that had begun took its changes then; the second is of what came since.
+        for _ in 0..2 {
+            if matches!(self.phase, Phase::Idle | Phase::Moving { .. }) {
+                if !self.moved && lock(&p.pending).is_empty() {
+                    return Ok(());
+                }
+                self.phase = Phase::Intend;
+            }
+            while !matches!(self.phase, Phase::Idle) {
+                if self.step(p, true)? == Step::Idle {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn idle(&mut self, p: &Arc<Parts>, hurry: bool) -> Result<Step> {
         let now = p.clock.now();
         let full = p.log.fullness();

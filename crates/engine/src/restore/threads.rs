@@ -69,8 +69,9 @@ impl RestoreSet {
             self.parts.wait_for_work(Duration::from_millis(200));
         }
     }
-    /// Ends the threads; everything answered is durable then. What is in the log stays there: the next opening finds it. The
-    /// destinations are stamped once more, so that a state copied while this ran does not fit them.
+    /// Ends the threads; everything answered is durable then, and so is what was filled, which the next opening does not fetch
+    /// again. What is in the log stays there: that finds it. The destinations are stamped once more, so that a state copied
+    /// while this ran does not fit them.
     pub fn stop(&self) -> Result<()> {
         self.parts.stopping.store(true, Release);
         self.parts.mover_signal.ring();
@@ -84,7 +85,12 @@ impl RestoreSet {
         self.parts.threaded.store(false, Release);
         self.answer_flushes();
         self.parts.log.flush()?;
-        if lock(&self.parts.plan).1.phase != Phase::Live && self.parts.failed().is_none() {
+        if lock(&self.parts.plan).1.phase == Phase::Live {
+            return Ok(());
+        }
+        let settled = lock(&self.mover).settle_now(&self.parts);
+        let _ = settled.inspect_err(|e| tracing::warn!("{}: not settled: {e}", self.state.place()));
+        if self.parts.failed().is_none() {
             let stamped = self.parts.stamp_unflushed();
             let _ = stamped.inspect_err(|e| tracing::warn!("{}: no last stamp: {e}", self.state.place()));
         }
