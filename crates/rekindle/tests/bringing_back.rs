@@ -327,8 +327,21 @@ fn what_was_asked_first_is_asked_by_whoever_goes_on() {
     let r = restore(&s, &["--online-at", "usage=100%", "--order", "linear", "--limit", "1kB/s"]);
     s.answers();
     s.fails(124, &["wait", "db", "--for=online", "--timeout", "300ms"]);
+    // Another restore of that name is refused, planned or not.
+    let other = ["restore", "db", "--to", "other.raw", "--listen", "unix:./o.sock"];
+    for dry in [&[][..], &["-n"]] {
+        assert!(s.fails(11, &[&other[..], dry].concat()).contains("served already"));
+    }
     killed(r);
     let all = "online at usage=100%, order linear, at most 1 kB/s";
+    for dry in [&[][..], &["-n"]] {
+        let said = s.fails(14, &[&["backup", "./new.raw", "--as", "db"], dry].concat());
+        assert!(said.contains("half-restored"), "{said}");
+    }
+    let plan = ["restore", "db", "--to", "new.raw", "--listen", "unix:./n.sock", "-n"];
+    let said = s.ok(&plan);
+    assert!(said.contains(&format!("asked     {all}\nforecast  at 1 kB/s: complete ")), "{said}");
+    assert_eq!(s.json(&plan)["bytes_per_s"], 1e3);
     let mut r = restore(&s, &[]);
     assert_eq!(asked(&mut r, all), "opening");
     killed(r);

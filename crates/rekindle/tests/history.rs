@@ -133,8 +133,13 @@ fn an_unfinished_copy_of_another_moment_is_left_alone() {
     let partial = s.partials("copy.raw").remove(0);
     assert!(partial.to_str().unwrap().contains(&id), "{partial:?}");
     let saved = read(&partial);
+    let plan = ["restore", "db", "--to", "copy.raw", "-n"];
+    assert_eq!(s.json(&plan)["goes_on"], true);
+    assert!(s.ok(&plan).contains(&format!("goes on   with {}", partial.display())));
     change(&path, 0, &data(2 << 20, 9));
     s.ok(&["backup", &path]);
+    assert_eq!(s.json(&plan)["goes_on"], false);
+    assert!(s.ok(&plan).contains(&format!("beside    {}", partial.display())));
     let ran = s.run(&["restore", "db", "--to", "copy.raw"]);
     assert!(ran.code == 0 && ran.err.contains("unfinished copy of another moment"), "{}{}", ran.out, ran.err);
     assert!(read(s.path("copy.raw")) == read(&path) && read(&partial) == saved);

@@ -101,6 +101,11 @@ pub fn alive() -> Outcome<Vec<Holder>> {
     Ok(held)
 }
 
+/// Fails if some process has the set, as taking it would.
+pub fn must_be_free(name: &str) -> Outcome {
+    alive()?.into_iter().find(|h| h.name == name).map_or(Ok(()), |h| Err(held(name, Some(h))))
+}
+
 /// Who of the living has this disk; somebody else before ourselves.
 pub fn owner_of(disk: &Path) -> Option<Holder> {
     let has = |h: &Holder| h.disks.iter().any(|d| places::same(d, disk));

@@ -13,6 +13,7 @@ use crate::serve::control::{BackupRequest, Message, Request};
 use crate::serve::live::{Live, LivePlan};
 use crate::serve::owner::{self, OwnerLock};
 use crate::serve::record;
+use crate::serve::restoring::holding;
 use crate::serve::set::OwnedSet;
 use crate::show::words;
 use crate::signals::Asked;
@@ -146,6 +147,9 @@ fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
         sizes.extend(status.volumes.into_iter().map(|v| (v.name, v.size_bytes)));
     } else {
         for (volume, path) in &chosen.disks {
+            if let Some((_, found)) = holding(path)?.filter(|(_, f)| !f.is_live()) {
+                return Err(found.refuse(path));
+            }
             let size =
                 size(path).map_err(|e| Failure::system(format!("cannot back {} up", path.display()), &e))?;
             text.push(format!("would     snapshot {volume} from {}, at rest", path.display()));

@@ -6,7 +6,7 @@ use crate::dest::{self, Dest};
 use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::repositories::{Access, failure};
-use crate::serve::restoring::{Found, StatePlace};
+use crate::serve::restoring::{Found, StatePlace, Wishes};
 use crate::show::words;
 use rekindle_engine::repository::VolumeRecord;
 use rekindle_engine::restore::{missing, would_go_on};
@@ -34,7 +34,9 @@ pub fn tell(args: &RestoreArgs, set: &str, place: &StatePlace, found: &Found, ou
         volumes.push(record);
     }
     let opened = Opened { repository, snapshot, volumes, targets: Targets::Disks(disks), dests };
+    let asked = super::online::asked(args)?.over(Wishes::kept(place));
     let rate = plan::rate(args, &opened)?;
+    let rate = asked.limit.map_or(rate, |l| rate.min(l as f64));
     let plan = plan::going_on(&opened, fetch, write, rate);
     out.document(&plan);
     let begun = words::time(opened.snapshot.info().commit.time_ns);
@@ -45,7 +47,11 @@ pub fn tell(args: &RestoreArgs, set: &str, place: &StatePlace, found: &Found, ou
     out.line(format!("left      at most {} to fetch, {} to write", words::bytes(fetch), words::bytes(write)));
     out.line(format!("state     {} (part of the volume until settled)", place.path.display()));
     let time = words::duration(Duration::from_secs_f64((fetch as f64 / rate).clamp(0.0, 1e9)));
-    out.line(format!("forecast  at {}: online at once, complete {time}", words::rate(rate)));
+    if !asked.words().is_empty() {
+        out.line(format!("asked     {}", asked.words()));
+    }
+    let online = if asked.online_at.is_empty() { "online at once, " } else { "" };
+    out.line(format!("forecast  at {}: {online}complete {time}", words::rate(rate)));
     Ok(0)
 }
 

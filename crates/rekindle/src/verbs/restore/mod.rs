@@ -2,6 +2,7 @@
 
 mod again;
 mod online;
+mod partial;
 mod plain;
 mod plan;
 

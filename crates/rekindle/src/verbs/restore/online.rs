@@ -10,7 +10,7 @@ use crate::repositories::Access;
 use crate::serve::backups::Backups;
 use crate::serve::guard;
 use crate::serve::listen;
-use crate::serve::owner::{OwnerLock, disk_busy, owner_of};
+use crate::serve::owner::{OwnerLock, disk_busy, must_be_free, owner_of};
 use crate::serve::process::Process;
 use crate::serve::record;
 use crate::serve::restoring::{self, Asked, Begin, Found, NewDest, Restoring, StatePlace, Wishes};
@@ -68,7 +68,8 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     process.serve(&mut |_| ())
 }
 
-fn asked(args: &RestoreArgs) -> Outcome<Asked> {
+/// What this command line asks for.
+pub fn asked(args: &RestoreArgs) -> Outcome<Asked> {
     Ok(Asked {
         online_at: args.online_at.iter().map(|t| units::threshold(t)).collect::<Outcome<_>>()?,
         order: args.order.map(|order| match order {
@@ -104,6 +105,7 @@ fn unfinished(set: &str, paths: &[PathBuf]) -> Outcome<Option<(StatePlace, Found
 
 /// The interrupted restore that this command would go on with. Changes nothing.
 pub fn interrupted(args: &RestoreArgs, set: &str) -> Outcome<Option<(StatePlace, Found)>> {
+    must_be_free(set)?;
     let paths = destinations(args)?;
     if let Some((path, holder)) = paths.iter().find_map(|p| owner_of(p).map(|h| (p, h))) {
         return Err(disk_busy(path, &format!("process {} has it", holder.pid)));

@@ -8,6 +8,7 @@
 //! Damage in the repository costs what it hits. A file then keeps that name, whole but for zeros there; the exit code
 //! says so, every range is named, and the same command asks for those alone.
 
+use super::partial::{others, partial};
 use super::plan::{Opened, Targets};
 use crate::cli::RestoreArgs;
 use crate::dest::{self, Dest, Found};
@@ -19,7 +20,7 @@ use crate::show::words;
 use crate::signals::Asked;
 use crate::units;
 use crate::verbs::steer;
-use rekindle_core::volume::{Geometry, Uuid};
+use rekindle_core::volume::Geometry;
 use rekindle_engine::copy::{self, CopyOptions, CopyReport};
 use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{SnapshotHolder, VolumeRecord};
@@ -27,7 +28,6 @@ use rekindle_io::destination::{BlockDestination, Destination, FileDestination};
 use rekindle_io::holder::Holder;
 use rekindle_io::{Error, Kind};
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -241,25 +241,6 @@ fn stdout() -> Outcome<std::fs::File> {
     rustix::stdio::stdout().try_clone_to_owned().map(std::fs::File::from).map_err(cannot)
 }
 
-/// What the copy of this volume of this snapshot is called until it is whole.
-fn partial(path: &Path, snapshot: Uuid, volume: Uuid) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}-{}.partial", snapshot.short(), volume.short()));
-    name.into()
-}
-
-/// Unfinished copies to the same destination, of something else.
-fn others(partial: &Path, dest: &Dest) -> Vec<PathBuf> {
-    let (Some(folder), Some(name)) = (dest.path.parent(), dest.path.file_name()) else { return Vec::new() };
-    let is_one = |path: &PathBuf| {
-        let rest = path.file_name().and_then(|n| n.as_bytes().strip_prefix(name.as_bytes()));
-        // A dot, twice eight digits with a dash, and the ending.
-        rest.is_some_and(|r| r.len() == 26 && r[0] == b'.' && r[9] == b'-' && r.ends_with(b".partial"))
-    };
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
-    entries.filter(|path| path != partial && is_one(path)).collect()
-}
-
 fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summary {
     let damaged = made.damage.extents > 0;
     let s = RestoreSummary {
@@ -298,24 +279,4 @@ fn summary(opened: &Opened, made: &Made, took: Duration, verified: bool) -> Summ
     }
     let name = opened.snapshot.info().commit.set.clone();
     Summary { verb: "restore".into(), name, text, restore: Some(s), ..Summary::default() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_of_other_moments_and_volumes_have_other_names() {
-        let tmp = tempfile::tempdir().unwrap();
-        let path = tmp.path().join("disk.raw");
-        let id = |n| Uuid([n; 16]);
-        let names = [(1, 1), (1, 2), (2, 1)].map(|(s, v)| partial(&path, id(s), id(v)));
-        names.iter().for_each(|n| std::fs::write(n, "").unwrap());
-        std::fs::write(tmp.path().join("disk.raw.old.partial"), "").unwrap();
-        std::fs::write(tmp.path().join("disk2.raw.01010101-01010101.partial"), "").unwrap();
-        let dest = Dest { path, found: Found::Nothing };
-        let mut found = others(&names[0], &dest);
-        found.sort();
-        assert_eq!(found, names[1..]);
-    }
 }

@@ -1,5 +1,6 @@
 //! What a restore would do, and how long it would take: opened first, printed by `-n`, then performed.
 
+use super::partial::{Unfinished, partial};
 use crate::cli::{OrderArg, RestoreArgs};
 use crate::dest::{Dest, Found};
 use crate::errors::{Failure, Outcome};
@@ -25,7 +26,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -96,12 +97,15 @@ fn short(opened: &Opened, online: bool) -> Vec<Short> {
         let (_, short) = all.entry(space.device).or_insert_with(new);
         short.needed_bytes += written(v);
         // Served, the file is emptied first, the write log lies beside the first one, and the fill keeps its distance.
-        // A plain copy is made beside what is there.
-        if online {
-            short.free_bytes += d.path.metadata().map_or(0, |m| m.blocks() * 512);
-            if i == 0 {
-                short.needed_bytes += space.floor() + 2 * LogLimits::default().segment_bytes;
-            }
+        // A plain copy is made beside what is there, and goes on with what it has.
+        let taken = |path: &Path| path.metadata().map_or(0, |m| m.blocks() * 512);
+        if !online {
+            short.free_bytes += taken(&partial(&d.path, opened.snapshot.info().commit.snapshot, v.uuid));
+            continue;
+        }
+        short.free_bytes += taken(&d.path);
+        if i == 0 {
+            short.needed_bytes += space.floor() + 2 * LogLimits::default().segment_bytes;
         }
     }
     all.into_values().map(|(_, s)| s).filter(|s| s.needed_bytes > s.free_bytes).collect()
@@ -134,7 +138,7 @@ pub fn open(args: &RestoreArgs) -> Outcome<Opened> {
 /// The plan as JSON.
 #[derive(Serialize, JsonSchema)]
 pub struct Plan {
-    /// It goes on with a restore that was interrupted: what is to be moved is what is left.
+    /// It goes on with a restore that was interrupted: at most so much is left to be moved.
     goes_on: bool,
     /// The moment.
     moment: String,
@@ -206,6 +210,9 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     let rate = rate(args, opened)?;
     let mut plan = plan(opened, fetch, write, rate);
     plan.short = short(opened, !args.listen.is_empty());
+    let plain = args.listen.is_empty();
+    let unfinished = if plain { Unfinished::of(opened) } else { Unfinished::default() };
+    plan.goes_on = !unfinished.own.is_empty();
     if !args.listen.is_empty() {
         plan.online = Some(online(args, set, opened, &plan)?);
     }
@@ -221,6 +228,7 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
         let loses = d.loses.as_ref().map_or(String::new(), |l| format!(", losing {l} (needs --yes {set})"));
         out.line(format!("plan      {} to {}{loses}", d.volume, d.to));
     }
+    unfinished.lines().into_iter().for_each(|line| out.line(line));
     for s in &plan.short {
         out.line(format!(
             "short     {} are needed beside {}, {} are free: free {} more, or name another destination",
@@ -232,7 +240,8 @@ pub fn tell(args: &RestoreArgs, set: &str, opened: &Opened, out: Out) -> Outcome
     }
     let verify = if args.no_verify { "not verified" } else { "then verified" };
     out.line(format!(
-        "moves     {} to fetch, {} to write, {verify}",
+        "moves     {}{} to fetch, {} to write, {verify}",
+        if plan.goes_on { "at most " } else { "" },
         words::bytes(fetch),
         words::bytes(write)
     ));
