@@ -302,7 +302,7 @@ pub struct RestoreArgs {
 /// Orders of filling.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum OrderArg {
-    /// Trace, then score, then written, then the rest
+    /// What the newest drill read, trace, score, written, the rest
     Auto,
     /// As first touched after the last cold start
     Trace,
