@@ -18,6 +18,8 @@
 
 mod diff;
 mod edges;
+#[cfg(test)]
+mod order_tests;
 mod plan;
 mod read_back;
 mod stream;

@@ -50,6 +50,7 @@ fn a_state_that_was_cut_short_proves_nothing() {
                 Changed::Since { marked, compare } => {
                     let named = |e: u64| marked.iter().chain(&compare).any(|r| r.start <= e && e < r.end);
                     assert!(named(3) && named(4), "{k} {seed}: {marked:?} {compare:?}");
+                    assert!(done.is_err() || compare.is_empty(), "{k} {seed}: {compare:?}");
                 }
             }
             drop(v);

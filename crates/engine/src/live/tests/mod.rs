@@ -1,5 +1,6 @@
 //! Tests of the live volume.
 
+mod activity;
 mod adopt;
 mod basics;
 mod fleece;

@@ -1,0 +1,165 @@
+//! Goal: half a copy is not taken for a volume, whatever a power cut leaves; reading back says what it could not see. Method:
+//! a device whose durable state is looked at whenever something is written, and one that cannot be read.
+
+use super::*;
+use crate::progress::Unwatched;
+use rekindle_core::volume::{ByteRange, ExtentBytes, Uuid};
+use rekindle_io::block::{BlockExt, MemBlock};
+use rekindle_io::fault::Crash;
+use rekindle_io::holder::{Difference, FetchSink, Identity, MemHolder, Presence, Urgency};
+
+const EXTENT: u64 = 16 << 10;
+const SIZE: u64 = 200 * EXTENT;
+const EDGE: u64 = 1 << 20;
+
+/// Its own order is the reverse.
+struct Backwards(Arc<MemHolder>);
+impl Holder for Backwards {
+    fn identity(&self) -> Identity {
+        self.0.identity()
+    }
+    fn geometry(&self) -> Geometry {
+        self.0.geometry()
+    }
+    fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()> {
+        self.0.presence(first, count, out)?;
+        for p in out {
+            if let Presence::Stored { order, .. } = p {
+                *order = 1000 - *order;
+            }
+        }
+        Ok(())
+    }
+    fn fetch(self: Arc<Self>, extents: &[u64], urgency: Urgency, sink: &Arc<dyn FetchSink>) {
+        self.0.clone().fetch(extents, urgency, sink);
+    }
+    fn difference(&self, base: Uuid) -> Result<Difference> {
+        self.0.difference(base)
+    }
+    fn answers_inline(&self) -> bool {
+        true
+    }
+}
+
+/// Knows extents by their hashes; `lost`: says so instead.
+struct Known {
+    image: Vec<u8>,
+    lost: bool,
+}
+impl Compare for Known {
+    fn ids(&self, extents: ExtentRange) -> Result<Vec<Id>> {
+        if self.lost {
+            return Err(Error::new(Kind::Corrupt, "its ids are lost"));
+        }
+        assert!(extents.start < extents.end, "{extents:?} do not ascend");
+        let of = |e: u64| self.id_of(&self.image[(e * EXTENT) as usize..][..EXTENT as usize]);
+        Ok(extents.iter().map(of).collect())
+    }
+    fn id_of(&self, bytes: &[u8]) -> Id {
+        Id(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+struct Device {
+    disk: Arc<MemBlock>,
+    image: Vec<u8>,
+    fresh: bool,
+    unreadable: bool,
+}
+impl Device {
+    /// What must be durable before anything is written at `at`, and what must not be there yet.
+    fn look(&self, at: u64) {
+        let (size, edge, tail) = (SIZE as usize, EDGE as usize, (SIZE - EDGE) as usize);
+        let behind = (edges::Edges::of(&geometry()).middle().end * EXTENT) as usize;
+        for seed in 0..2 {
+            let durable = self.disk.crash(Crash::Power { seed: seed + at }).bytes();
+            let zero = |r: std::ops::Range<usize>| durable[r].iter().all(|b| *b == 0);
+            let whole = |r: std::ops::Range<usize>| durable[r.clone()] == self.image[r];
+            assert!(at < EDGE || zero(0..edge), "{at} is written before the head is gone, or after it came");
+            assert!(at >= behind as u64 || at < EDGE || zero(tail..size), "{at} while there is a tail");
+            assert!(at < behind as u64 || whole(edge..behind), "the tail comes before the rest is durable");
+            assert!(at >= EDGE || whole(edge..size), "the head comes before the rest is durable");
+        }
+    }
+}
+impl Destination for Device {
+    fn place(&self) -> String {
+        "device".into()
+    }
+    fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+    fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
+        if self.unreadable {
+            return Err(Error::new(Kind::Failed, "it cannot be read"));
+        }
+        self.disk.read_at(at, buf)
+    }
+    fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
+        if !self.fresh {
+            self.look(at);
+        }
+        self.disk.write_at(at, bytes)
+    }
+    fn zero(&self, range: ByteRange) -> Result<()> {
+        self.disk.zero_at(range.start, range.len)
+    }
+    fn flush(&self) -> Result<()> {
+        self.disk.flush()
+    }
+    fn reads_medium(&self) -> bool {
+        true
+    }
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(SIZE, ExtentBytes::new(EXTENT).unwrap(), 512, 4096).unwrap()
+}
+
+fn world(fresh: bool, unreadable: bool) -> (Device, Arc<dyn Holder>) {
+    let mem = MemHolder::from_pattern(geometry(), &[ExtentRange { start: 0, end: 200 }], 1);
+    let mut image = vec![0; SIZE as usize];
+    image.chunks_mut(EXTENT as usize).zip(0..).for_each(|(bytes, e)| mem.truth(e, bytes));
+    let disk = MemBlock::new(SIZE);
+    if !fresh {
+        disk.write_at(0, &vec![0xee; SIZE as usize]).and_then(|()| disk.flush()).unwrap();
+    }
+    (Device { disk, image, fresh, unreadable }, Arc::new(Backwards(mem)))
+}
+
+fn options(read_back: bool) -> CopyOptions {
+    CopyOptions { threads: 2, patience: Duration::ZERO, limit: None, read_back }
+}
+
+#[test]
+fn no_power_cut_leaves_half_a_copy_that_looks_like_a_volume() {
+    let (to, holder) = world(false, false);
+    copy(&holder, None, &to, &options(false), &Unwatched).unwrap();
+    assert!(to.disk.bytes() == to.image);
+}
+
+#[test]
+fn what_comes_backwards_is_read_back_whole() {
+    let (to, holder) = world(true, false);
+    let known = Known { image: to.image.clone(), lost: false };
+    let report = copy(&holder, Some(&known), &to, &options(true), &Unwatched).unwrap();
+    assert!(report.wrong == 0 && report.checked.contains(100));
+    assert_eq!(verify(&geometry(), &known, &to, &report, &options(true), &Unwatched).unwrap(), 0);
+}
+
+#[test]
+fn what_has_lost_its_ids_does_not_count_as_read_back() {
+    let (to, holder) = world(true, false);
+    let lost = Known { image: to.image.clone(), lost: true };
+    let report = copy(&holder, Some(&lost), &to, &options(true), &Unwatched).unwrap();
+    assert_eq!(report.checked.from(0).count(), 0);
+    assert!(verify(&geometry(), &lost, &to, &report, &options(true), &Unwatched).unwrap_err().is_loss());
+}
+
+#[test]
+fn a_destination_that_cannot_be_read_back_ends_the_copy() {
+    let (to, holder) = world(true, true);
+    let known = Known { image: to.image.clone(), lost: false };
+    let e = copy(&holder, Some(&known), &to, &options(true), &Unwatched).unwrap_err();
+    assert_eq!((e.kind, e.what.contains("cannot be read")), (Kind::Failed, true), "{e:?}");
+}
