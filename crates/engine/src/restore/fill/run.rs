@@ -246,7 +246,9 @@ impl Fill {
     /// How it goes.
     pub fn status(&self) -> FillStatus {
         let now = self.clock.now();
-        let s = lock(&self.state);
+        let mut s = lock(&self.state);
+        // The last extent is local before its report is here, and then no step may follow that would hear of it.
+        s.hear(|out| self.inbox.take(out), now);
         let progress = s.progress(&self.set, now, true);
         let link = s.throttle.link();
         let pace = s.throttle.limit().unwrap_or(u64::MAX).min(link.bytes_per_s);

@@ -467,3 +467,19 @@ fn a_link_is_measured_by_when_answers_come_not_by_when_they_are_worked_off() {
     }
     assert_eq!(w.fill.status().link.latency_min, Duration::from_millis(3));
 }
+
+/// The fill ends with the last extent, which may be before it has heard of it.
+#[test]
+fn status_knows_of_what_came_since_the_last_step() {
+    let w = world(Make { extents: vec![2], ..Make::default() }, FillOptions::default());
+    w.holders[0].hold();
+    while w.holders[0].held() < 2 {
+        w.fill.step();
+    }
+    assert_eq!(w.fill.status().in_flight, 2);
+    asked(&w, 0);
+    assert!(w.set.is_complete());
+    let status = w.fill.status();
+    assert_eq!((status.in_flight, w.fetched(Source::Rest)), (0, 2));
+    assert!(status.fetched_bytes > 0);
+}
