@@ -1,5 +1,6 @@
 //! What is known of a link: its least latency and the best bandwidth it showed, both of late.
 
+use super::round::latency;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -81,8 +82,7 @@ impl Meter {
     pub(super) fn came(&mut self, bytes: u64, took: &Range<Duration>, starting: bool) {
         // By when it was here: heard of together, answers would all count for the time until more is heard.
         let now = took.end;
-        let latency = now.saturating_sub(took.start);
-        self.latency_min.add(now, MIN_WINDOW, latency.as_secs_f64().max(1e-6));
+        self.latency_min.add(now, MIN_WINDOW, latency(took).max(1e-6));
         self.sampled += bytes;
         let min = Duration::from_secs_f64(self.latency_min.get().unwrap_or(0.0));
         let passed = now.saturating_sub(self.sample_began);

@@ -27,7 +27,7 @@ impl Round {
     /// An answer came. What was asked for before the round saw another window.
     pub(super) fn came(&mut self, took: &Range<Duration>) {
         if took.start >= self.began {
-            let seconds = took.end.saturating_sub(took.start).as_secs_f64();
+            let seconds = latency(took);
             let off = seconds - self.mean;
             self.answers += 1;
             self.mean += off / f64::from(self.answers);
@@ -50,8 +50,13 @@ impl Round {
     }
 }
 
+/// Seconds from when it was asked for until it was here.
+pub(super) fn latency(took: &Range<Duration>) -> f64 {
+    took.end.saturating_sub(took.start).as_secs_f64()
+}
+
 /// What requests take.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Took {
     /// Seconds, their mean.
     pub(super) mean: f64,

@@ -21,7 +21,7 @@
 //! Pure: the caller passes `now` from a monotonic clock and reports every fetch, demand too (they measure the link best).
 
 use super::link::{Link, Meter};
-use super::round::{Round, Took};
+use super::round::{Round, Took, latency};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -41,6 +41,17 @@ const GROWTH: f64 = 0.125;
 /// Share of the bandwidth that fill gets whatever delay says.
 const FLOOR: f64 = 0.05;
 
+/// What the window does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// The beginning: it doubles with each round trip.
+    Start,
+    /// It is held at its least, to measure.
+    Probe,
+    /// It follows delay.
+    Follow,
+}
+
 /// Paces the background copies of one set from one link.
 #[derive(Clone, Debug)]
 pub struct Throttle {
@@ -52,9 +63,8 @@ pub struct Throttle {
     /// The window, and nothing else, kept us from asking for more when we last could.
     full: bool,
     link: Meter,
-    /// The beginning: the window doubles with each round trip.
-    starting: bool,
-    /// It ended last; what was measured of the rate by then is that of lesser windows.
+    phase: Phase,
+    /// The beginning ended last; what was measured of the rate by then is that of lesser windows.
     start_ended: Duration,
     /// What requests take without our own queue, once measured.
     base: Option<Took>,
@@ -62,9 +72,7 @@ pub struct Throttle {
     /// How far the delay of the round before was from its target.
     off_before: f64,
     probe_next: Duration,
-    /// The window is held at its least to measure.
-    probing: bool,
-    /// That ended last.
+    /// What requests take without us was measured last.
     probed: Duration,
     floor: f64,
     limit: Option<u64>,
@@ -84,13 +92,12 @@ impl Throttle {
             in_flight: 0,
             full: false,
             link: Meter::new(now),
-            starting: true,
+            phase: Phase::Start,
             start_ended: now,
             base: None,
             round: Round::new(now),
             off_before: 0.0,
             probe_next: now + PROBE,
-            probing: false,
             probed: now,
             floor: 0.0,
             limit: None,
@@ -137,7 +144,7 @@ impl Throttle {
         let window = self.open(now);
         let mut free = (window - self.in_flight as f64).max(0.0);
         self.full = free < self.extent;
-        if !self.probing
+        if self.phase != Phase::Probe
             && free < self.extent
             && self.floor >= self.extent
             && (self.in_flight as f64) < 2.0 * self.bound()
@@ -181,13 +188,13 @@ impl Throttle {
         // The mean at first: what it was created with is a guess, and one ten times too large holds two requests on the way.
         self.came = (self.came + 1).min(64);
         self.extent += (bytes as f64 - self.extent) / f64::from(self.came);
-        self.link.came(bytes, &took, self.starting);
+        self.link.came(bytes, &took, self.phase == Phase::Start);
         self.steer(now, bytes as f64, &took);
     }
     /// A demand fetch of `bytes` came, `took` as in [`Throttle::came`]: measures the link, moves no window.
     pub fn demand_came(&mut self, bytes: u64, took: Range<Duration>) {
         if bytes > 0 {
-            self.link.came(bytes, &took, self.starting);
+            self.link.came(bytes, &took, self.phase == Phase::Start);
         }
     }
     /// What is known of the link.
@@ -202,7 +209,7 @@ impl Throttle {
     /// The window as it is to be used now: least while measuring, then it opens by and by, or all of it would be asked for at
     /// once and a demand read would stand behind that.
     fn open(&self, now: Duration) -> f64 {
-        if self.probing {
+        if self.phase == Phase::Probe {
             return self.least();
         }
         let since = now.saturating_sub(self.probed).as_secs_f64();
@@ -236,21 +243,22 @@ impl Throttle {
     fn steer(&mut self, now: Duration, bytes: f64, took: &Range<Duration>) {
         self.round.came(took);
         let (base, target) = self.aim();
-        if self.starting && self.full && latency(took).as_secs_f64() < base + target {
+        if self.phase == Phase::Start && self.full && latency(took) < base + target {
             self.window += bytes;
         }
-        let at_least = !self.starting && (self.probing || self.window <= self.least());
+        let at_least =
+            self.phase == Phase::Probe || self.phase == Phase::Follow && self.window <= self.least();
         let round = if at_least { self.round.agreed() } else { self.round.over() };
         if let Some(took) = round {
-            match (self.starting, at_least) {
-                (true, _) => self.started_enough(now, took.mean),
-                (_, true) => self.measured(now, took),
+            match self.phase {
+                Phase::Start => self.started_enough(now, took.mean),
+                _ if at_least => self.measured(now, took),
                 _ => self.follow(now, took),
             }
             self.round = Round::new(now);
         }
         let least = self.least();
-        let bounded = !self.starting && self.link.sampled_since(self.start_ended);
+        let bounded = self.phase != Phase::Start && self.link.sampled_since(self.start_ended);
         let most = if bounded { self.bound() } else { WINDOW_MAX as f64 };
         self.window = self.window.clamp(least, most.max(least));
     }
@@ -258,20 +266,20 @@ impl Throttle {
     fn started_enough(&mut self, now: Duration, mean: f64) {
         let (base, target) = self.aim();
         if mean > base + target {
-            self.starting = false;
             // What the link takes with the queue that is aimed at (Little's law).
             self.window *= (base + target) / mean;
             self.start_ended = now;
             // The least latency so far may be that of what waited for metadata, and behind what it asked for itself.
-            self.probing = self.base.is_none();
+            self.phase = if self.base.is_none() { Phase::Probe } else { Phase::Follow };
         }
     }
     /// So long requests take without us.
     fn measured(&mut self, now: Duration, took: Took) {
-        (self.probing, self.probed) = (false, now);
+        self.probed = now;
         self.probe_next = now + PROBE.max(Duration::from_secs_f64(200.0 * took.mean));
         // What was taken for a queue may be none, and what was one is gone: as at the beginning.
-        self.starting = self.base.is_none() || self.window <= self.least();
+        let again = self.base.is_none() || self.window <= self.least();
+        self.phase = if again { Phase::Start } else { Phase::Follow };
         self.base = Some(took);
     }
     /// They took so long in this window.
@@ -280,7 +288,9 @@ impl Throttle {
             base.approach(took);
         }
         self.follow_delay(took.mean);
-        self.probing |= now >= self.probe_next;
+        if now >= self.probe_next {
+            self.phase = Phase::Probe;
+        }
     }
     fn follow_delay(&mut self, mean: f64) {
         let (base, target) = self.aim();
@@ -309,10 +319,6 @@ impl Throttle {
         let full = (pipe + grain) * 1.08;
         (2.0 * (pipe - grain)).max(full).min(WINDOW_MAX as f64).max(least)
     }
-}
-
-fn latency(took: &Range<Duration>) -> Duration {
-    took.end.saturating_sub(took.start)
 }
 
 #[cfg(test)]

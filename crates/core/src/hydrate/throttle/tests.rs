@@ -128,7 +128,7 @@ impl Sim {
                 if demand {
                     throttle.demand_came(bytes, took.clone());
                     if now > self.judged_from {
-                        waits.push(latency(&took).as_secs_f64());
+                        waits.push(latency(&took));
                     }
                 } else {
                     throttle.came(t(now), asked, bytes, took);

@@ -11,7 +11,7 @@ use rekindle_core::volume::ExtentRange;
 use rekindle_io::clock::Clock;
 use rekindle_io::{Error, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -59,8 +59,7 @@ impl Fill {
     pub fn step(&self) -> FillStep {
         let now = self.clock.now();
         let batch = {
-            let mut s = lock(&self.state);
-            s.hear(|out| self.inbox.take(out), now);
+            let mut s = self.heard(now);
             s.look_online(&self.set, now);
             match self.decide(&mut s, now) {
                 Ok(batch) => batch,
@@ -74,6 +73,12 @@ impl Fill {
             }
         }
         FillStep::Worked
+    }
+    /// The state with all that was reported so far.
+    fn heard(&self, now: Duration) -> MutexGuard<'_, State> {
+        let mut s = lock(&self.state);
+        s.hear(|out| self.inbox.take(out), now);
+        s
     }
     /// What to start now, or why nothing.
     fn decide(&self, s: &mut State, now: Duration) -> std::result::Result<Batch, FillStep> {
@@ -173,8 +178,7 @@ impl Fill {
     /// Others came first with some of these: they must not count as under way.
     pub(super) fn forget_unstarted(&self, volume: u16, extents: &[u64]) {
         let now = self.clock.now();
-        let mut s = lock(&self.state);
-        s.hear(|out| self.inbox.take(out), now);
+        let mut s = self.heard(now);
         for &extent in extents {
             if s.asked.contains_key(&(volume, extent))
                 && !self.set.is_fetching(volume, extent)
@@ -246,9 +250,8 @@ impl Fill {
     /// How it goes.
     pub fn status(&self) -> FillStatus {
         let now = self.clock.now();
-        let mut s = lock(&self.state);
         // The last extent is local before its report is here, and then no step may follow that would hear of it.
-        s.hear(|out| self.inbox.take(out), now);
+        let s = self.heard(now);
         let progress = s.progress(&self.set, now, true);
         let link = s.throttle.link();
         let pace = s.throttle.limit().unwrap_or(u64::MAX).min(link.bytes_per_s);
