@@ -15,10 +15,12 @@ pub mod kit;
 mod mem;
 mod real;
 mod two_slot;
+mod watched;
 pub use faulty::FaultyDir;
 pub use mem::MemDir;
 pub use real::RealDir;
 pub use two_slot::TwoSlot;
+pub use watched::{Asked, WatchedDir};
 
 use crate::Result;
 use std::sync::Arc;

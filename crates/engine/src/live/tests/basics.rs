@@ -392,8 +392,7 @@ fn a_guest_waits_for_the_fleece_only_while_memory_is_full() {
         // Nobody writes out: an even memory of four extents is crowded with three, and the file takes nothing.
         let room_limit = Duration::from_millis(if hangs { 300 } else { 60_000 });
         let fleece = FleeceOptions { memory_bytes: 4 * EXTENT, room_limit, ..m.fleece(1 << 30) };
-        let held = StuckDir::over(fleece.dir.clone());
-        let stuck = held.stuck.clone();
+        let (held, stuck) = stuck(fleece.dir.clone());
         let i = set.instant(&crate::live::NoHooks, &FleeceOptions { dir: held, ..fleece }).unwrap();
         (0..4).for_each(|e| v.write_at(e * EXTENT, &[9; 4096]).unwrap());
         let fifth = std::thread::spawn({

@@ -1,6 +1,6 @@
 //! What meets while a guest writes and a backup reads, in the order that hurts most.
 
-use super::world::StuckDir;
+use super::world::stuck;
 use crate::live::cut::Cut;
 use crate::live::fleece::Fleece;
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry};
@@ -105,7 +105,7 @@ fn what_is_taken_while_the_guest_keeps_it_takes_no_room() {
 /// leaves nothing behind.
 #[test]
 fn what_is_being_written_out_is_read_from_memory() {
-    let dir = StuckDir::over(MemDir::new());
+    let (dir, is_stuck) = stuck(MemDir::new());
     let fleece = fleece(dir.clone(), 4);
     (0..3).for_each(|e| keep(&fleece, e).unwrap());
     let write_out = std::thread::spawn({
@@ -115,7 +115,7 @@ fn what_is_being_written_out_is_read_from_memory() {
     soon("the newest to be written", || fleece.written() > 0);
     assert_eq!((0..3).map(|e| read(&fleece, e)).collect::<Vec<_>>(), [1, 2, 3]);
     fleece.forget((0, 2));
-    dir.stuck.store(false, SeqCst);
+    is_stuck.store(false, SeqCst);
     soon("what was taken to be punched", || fleece.written() == 0);
     // And what lies in the file is read from there, once room is needed.
     (3..8).for_each(|e| keep(&fleece, e).unwrap());
@@ -162,7 +162,7 @@ fn a_guest_that_waits_for_room_is_woken() {
 /// any more.
 #[test]
 fn a_slow_disk_is_waited_for_a_hanging_one_is_not() {
-    let dir = StuckDir::over(MemDir::new());
+    let (dir, is_stuck) = stuck(MemDir::new());
     let fleece = patient(dir.clone(), 1, Duration::from_millis(1500));
     let write_out = std::thread::spawn({
         let fleece = fleece.clone();
@@ -184,7 +184,7 @@ fn a_slow_disk_is_waited_for_a_hanging_one_is_not() {
     assert!(begun.elapsed() >= Duration::from_millis(1500));
     assert!(fleece.check().unwrap_err().what.contains("took nothing"));
     keep(&fleece, 5).unwrap();
-    dir.stuck.store(false, SeqCst);
+    is_stuck.store(false, SeqCst);
     fleece.end();
     write_out.join().unwrap();
 }

@@ -6,7 +6,7 @@ use rekindle_core::volume::{ExtentBytes, Generation, Uuid};
 use rekindle_io::block::{BlockExt, FaultyBlock, ImageFacts, MemBlock};
 use rekindle_io::clock::ManualClock;
 use rekindle_io::fault::{Crash, FaultPlan};
-use rekindle_io::logfile::{FaultyDir, LogDir, LogFile, MemDir};
+use rekindle_io::logfile::{Asked, FaultyDir, LogDir, MemDir, WatchedDir};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -158,66 +158,14 @@ pub fn full(disk: &MemBlock) -> Vec<u8> {
     out
 }
 
-/// A folder whose files do not answer writes while it is stuck.
-pub struct StuckDir {
-    inner: Arc<dyn LogDir>,
-    pub stuck: Arc<AtomicBool>,
-}
-struct StuckFile(Arc<dyn LogFile>, Arc<AtomicBool>);
-
-impl StuckDir {
-    pub fn over(inner: Arc<dyn LogDir>) -> Arc<StuckDir> {
-        Arc::new(StuckDir { inner, stuck: Arc::new(AtomicBool::new(true)) })
-    }
-}
-
-impl LogDir for StuckDir {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-    fn create(&self, name: &str) -> Result<Arc<dyn LogFile>> {
-        Ok(Arc::new(StuckFile(self.inner.create(name)?, self.stuck.clone())))
-    }
-    fn open(&self, name: &str) -> Result<Option<Arc<dyn LogFile>>> {
-        self.inner.open(name)
-    }
-    fn replace(&self, from: &str, to: &str) -> Result<()> {
-        self.inner.replace(from, to)
-    }
-    fn remove(&self, name: &str) -> Result<()> {
-        self.inner.remove(name)
-    }
-    fn names(&self) -> Result<Vec<String>> {
-        self.inner.names()
-    }
-    fn sync_names(&self) -> Result<()> {
-        self.inner.sync_names()
-    }
-    fn free_bytes(&self) -> Result<u64> {
-        self.inner.free_bytes()
-    }
-}
-
-impl LogFile for StuckFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
-        while self.1.load(SeqCst) {
+/// A folder whose files do not answer writes while it is stuck, and what says so.
+pub fn stuck(inner: Arc<dyn LogDir>) -> (Arc<dyn LogDir>, Arc<AtomicBool>) {
+    let stuck = Arc::new(AtomicBool::new(true));
+    let until = stuck.clone();
+    let dir = WatchedDir::new(inner, move |_, asked| {
+        while matches!(asked, Asked::Write(..)) && until.load(SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.0.write_at(offset, parts)
-    }
-    fn sync(&self) -> Result<()> {
-        self.0.sync()
-    }
-    fn len(&self) -> Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.punch(offset, len)
-    }
+    });
+    (dir, stuck)
 }

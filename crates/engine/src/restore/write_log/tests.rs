@@ -4,87 +4,12 @@ use super::{Item, LogLimits, WriteLog};
 use crate::restore::lock;
 use rekindle_core::log::{HEADER_BYTES, Kind, SEGMENT_START};
 use rekindle_core::volume::{ByteRange, Uuid};
-use rekindle_io::Result;
-use rekindle_io::logfile::{LogDir, LogFile, MemDir};
+use rekindle_io::logfile::{Asked, LogDir, MemDir, WatchedDir};
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 /// What the files of the log were asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Asked {
-    Write(u64, u64),
-    Out(u64, u64),
-    Sync,
-}
-
 type Heard = Arc<Mutex<Vec<Asked>>>;
-
-struct Ear {
-    inner: Arc<MemDir>,
-    heard: Heard,
-}
-
-struct EarFile(Arc<dyn LogFile>, Heard);
-
-impl Ear {
-    fn wrap(&self, name: &str, file: Arc<dyn LogFile>) -> Arc<dyn LogFile> {
-        if name.starts_with("log-0") { Arc::new(EarFile(file, self.heard.clone())) } else { file }
-    }
-}
-
-impl LogFile for EarFile {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.0.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
-        let len = parts.iter().map(|p| p.len() as u64).sum();
-        lock(&self.1).push(Asked::Write(offset, len));
-        self.0.write_at(offset, parts)
-    }
-    fn write_out(&self, offset: u64, len: u64) {
-        lock(&self.1).push(Asked::Out(offset, len));
-    }
-    fn sync(&self) -> Result<()> {
-        lock(&self.1).push(Asked::Sync);
-        self.0.sync()
-    }
-    fn len(&self) -> Result<u64> {
-        self.0.len()
-    }
-    fn set_len(&self, len: u64) -> Result<()> {
-        self.0.set_len(len)
-    }
-    fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.punch(offset, len)
-    }
-}
-
-impl LogDir for Ear {
-    fn place(&self) -> String {
-        self.inner.place()
-    }
-    fn create(&self, name: &str) -> Result<Arc<dyn LogFile>> {
-        Ok(self.wrap(name, self.inner.create(name)?))
-    }
-    fn open(&self, name: &str) -> Result<Option<Arc<dyn LogFile>>> {
-        Ok(self.inner.open(name)?.map(|f| self.wrap(name, f)))
-    }
-    fn replace(&self, from: &str, to: &str) -> Result<()> {
-        self.inner.replace(from, to)
-    }
-    fn remove(&self, name: &str) -> Result<()> {
-        self.inner.remove(name)
-    }
-    fn names(&self) -> Result<Vec<String>> {
-        self.inner.names()
-    }
-    fn sync_names(&self) -> Result<()> {
-        self.inner.sync_names()
-    }
-    fn free_bytes(&self) -> Result<u64> {
-        self.inner.free_bytes()
-    }
-}
 
 const BLOCK: u64 = 4096;
 const RECORD: u64 = HEADER_BYTES + BLOCK;
@@ -101,7 +26,12 @@ struct World {
 impl World {
     fn new() -> World {
         let (mem, heard) = (MemDir::new(), Heard::default());
-        let dir = Arc::new(Ear { inner: mem.clone(), heard: heard.clone() });
+        let ear = heard.clone();
+        let dir = WatchedDir::new(mem.clone(), move |name, asked| {
+            if name.starts_with("log-0") {
+                lock(&ear).push(asked);
+            }
+        });
         let log = WriteLog::create(dir, OWNER, LIMITS, 1).unwrap();
         mem.sync_names().unwrap();
         lock(&heard).clear();
