@@ -3,43 +3,14 @@
 
 use super::*;
 use crate::progress::Unwatched;
-use rekindle_core::volume::{ByteRange, ExtentBytes, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentBytes};
 use rekindle_io::block::{BlockExt, MemBlock};
 use rekindle_io::fault::Crash;
-use rekindle_io::holder::{Difference, FetchSink, Identity, MemHolder, Presence, Urgency};
+use rekindle_io::holder::MemHolder;
 
 const EXTENT: u64 = 16 << 10;
 const SIZE: u64 = 200 * EXTENT;
 const EDGE: u64 = 1 << 20;
-
-/// Its own order is the reverse.
-struct Backwards(Arc<MemHolder>);
-impl Holder for Backwards {
-    fn identity(&self) -> Identity {
-        self.0.identity()
-    }
-    fn geometry(&self) -> Geometry {
-        self.0.geometry()
-    }
-    fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()> {
-        self.0.presence(first, count, out)?;
-        for p in out {
-            if let Presence::Stored { order, .. } = p {
-                *order = 1000 - *order;
-            }
-        }
-        Ok(())
-    }
-    fn fetch(self: Arc<Self>, extents: &[u64], urgency: Urgency, sink: &Arc<dyn FetchSink>) {
-        self.0.clone().fetch(extents, urgency, sink);
-    }
-    fn difference(&self, base: Uuid) -> Result<Difference> {
-        self.0.difference(base)
-    }
-    fn answers_inline(&self) -> bool {
-        true
-    }
-}
 
 /// Knows extents by their hashes; `lost`: says so instead.
 struct Known {
@@ -118,13 +89,14 @@ fn geometry() -> Geometry {
 
 fn world(fresh: bool, unreadable: bool) -> (Device, Arc<dyn Holder>) {
     let mem = MemHolder::from_pattern(geometry(), &[ExtentRange { start: 0, end: 200 }], 1);
+    mem.store_backwards();
     let mut image = vec![0; SIZE as usize];
     image.chunks_mut(EXTENT as usize).zip(0..).for_each(|(bytes, e)| mem.truth(e, bytes));
     let disk = MemBlock::new(SIZE);
     if !fresh {
         disk.write_at(0, &vec![0xee; SIZE as usize]).and_then(|()| disk.flush()).unwrap();
     }
-    (Device { disk, image, fresh, unreadable }, Arc::new(Backwards(mem)))
+    (Device { disk, image, fresh, unreadable }, mem)
 }
 
 fn options(read_back: bool) -> CopyOptions {

@@ -37,6 +37,9 @@ struct Switches {
     demand: u64,
     held: Vec<(u64, Arc<dyn FetchSink>)>,
     bases: BTreeMap<Uuid, Difference>,
+    then: Option<Box<dyn FnOnce() + Send>>,
+    backwards: bool,
+    knows_ids: bool,
 }
 
 /// A holder of one image.
@@ -71,6 +74,9 @@ impl MemHolder {
             demand: 0,
             held: Vec::new(),
             bases: BTreeMap::new(),
+            then: None,
+            backwards: false,
+            knows_ids: false,
         };
         Arc::new(MemHolder { identity, geometry, image, switches: Mutex::new(switches) })
     }
@@ -117,6 +123,18 @@ impl MemHolder {
     /// What `difference` answers for `base`.
     pub fn set_difference(&self, base: Uuid, difference: Difference) {
         self.lock().bases.insert(base, difference);
+    }
+    /// The next fetch begins with this, on the asking thread.
+    pub fn at_next_fetch(&self, then: impl FnOnce() + Send + 'static) {
+        self.lock().then = Some(Box::new(then));
+    }
+    /// Its own order is the reverse from now on.
+    pub fn store_backwards(&self) {
+        self.lock().backwards = true;
+    }
+    /// From now on `check` answers without a fetch.
+    pub fn know_identities(&self) {
+        self.lock().knows_ids = true;
     }
     /// How often `extent` was asked for.
     pub fn fetches_of(&self, extent: u64) -> u64 {
@@ -222,14 +240,27 @@ impl Holder for MemHolder {
         if first.checked_add(count).is_none_or(|end| end > self.geometry.extents()) {
             return Err(Error::new(Kind::Invalid, "presence was asked for behind the end of the volume"));
         }
+        let backwards = self.lock().backwards;
+        let order = |e| if backwards { self.geometry.extents() - e } else { e };
         out.extend((first..first + count).map(|e| match self.is_zero(e) {
             true => Presence::Zero,
-            false => Presence::Stored { order: e, stored: self.geometry.extent_bytes(e).len as u32 },
+            false => Presence::Stored { order: order(e), stored: self.geometry.extent_bytes(e).len as u32 },
         }));
         Ok(())
     }
 
+    fn check(&self, extent: u64, bytes: &[u8]) -> Result<Option<bool>> {
+        if !self.lock().knows_ids {
+            return Ok(None);
+        }
+        let mut truth = vec![0; bytes.len()];
+        self.truth(extent, &mut truth);
+        Ok(Some(truth == bytes))
+    }
+
     fn fetch(self: Arc<Self>, extents: &[u64], urgency: Urgency, sink: &Arc<dyn FetchSink>) {
+        let then = self.lock().then.take();
+        then.into_iter().for_each(|then| then());
         let mode = {
             let mut s = self.lock();
             for e in extents {
@@ -336,5 +367,20 @@ mod tests {
         let base = crate::random::uuid();
         h.set_difference(base, Difference { extents: vec![1], trusted: false });
         assert_eq!(h.difference(base).unwrap().extents, [1]);
+        let fetched = Arc::new(Mutex::new(0));
+        let counted = fetched.clone();
+        h.at_next_fetch(move || *counted.lock().unwrap() += 1);
+        (0..2).for_each(|_| h.clone().fetch(&[0], Urgency::Background, &dyn_sink));
+        assert_eq!(*fetched.lock().unwrap(), 1, "once");
+        let mut bytes = vec![0; 1 << 16];
+        h.truth(0, &mut bytes);
+        assert_eq!(h.check(0, &bytes).unwrap(), None);
+        h.know_identities();
+        assert_eq!((h.check(0, &bytes).unwrap(), h.check(1, &bytes).unwrap()), (Some(true), Some(false)));
+        h.store_backwards();
+        let mut known = Vec::new();
+        h.presence(0, 2, &mut known).unwrap();
+        let order = |p: &Presence| if let Presence::Stored { order, .. } = p { *order } else { 0 };
+        assert!(order(&known[0]) > order(&known[1]));
     }
 }
