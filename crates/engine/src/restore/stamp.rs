@@ -188,11 +188,10 @@ impl Parts {
         if plan.1.known_stamps()?.last() != Some(&stamp) {
             return Ok(());
         }
-        let before = (plan.1.stamps.clone(), plan.1.written_back);
+        // So it is, also if the record cannot be told now: whoever stores it next may say so.
         plan.1.set_stamps(&[stamp]);
         plan.1.written_back = false;
-        let done = plan.0.store(&plan.1);
-        done.inspect_err(|_| (plan.1.stamps, plan.1.written_back) = before)?;
+        plan.0.store(&plan.1)?;
         self.stamps_due.store(false, Release);
         Ok(())
     }
