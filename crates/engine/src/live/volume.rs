@@ -322,7 +322,7 @@ impl LiveVolume {
         Ok(VolumeIdentity { generation: next.closes, ..self.identity() })
     }
     /// As if there had been many instants.
-    #[cfg(test)]
+    #[cfg(all(test, not(feature = "shuttle")))]
     pub(super) fn push_generation(&self, open: Generation) {
         lock(&self.state).record.generation = open;
         self.tracking.advance(open);

@@ -66,6 +66,12 @@ impl Claims {
     pub fn zero(&self) -> u64 {
         self.zero.load(Acquire)
     }
+    /// How many are absent, and how many zero: both are 0 only when nothing is missing. In this order, and with a counter
+    /// raised before the other is lowered, an extent on its way from absent to zero is seen at least once.
+    pub fn missing(&self) -> (u64, u64) {
+        let absent = self.absent();
+        (absent, self.zero())
+    }
     fn chunk(&self, extent: u64) -> &Chunk {
         let chunk = self.chunks.get_or_make((extent / CHUNK) as usize, Chunk::new);
         chunk.expect("callers ask for extents of the volume")
@@ -116,6 +122,7 @@ impl Claims {
             Place::Local => None,
         };
         if from != to {
+            // Raised first (`missing`).
             if let Some(c) = counter(to) {
                 c.fetch_add(1, AcqRel);
             }

@@ -177,7 +177,7 @@ impl RestoreSet {
             volumes.push(open_volume(&*state, i, v, p, &plan, new)?);
         }
         // A power cut took extents back that no page named yet: what comes in their place was not read back.
-        plan.verified &= volumes.iter().all(|v| v.claims.absent() + v.claims.zero() == 0);
+        plan.verified &= volumes.iter().all(|v| v.claims.missing() == (0, 0));
         if new {
             first_stamps(&mut plan, &volumes)?
         } else {
@@ -316,7 +316,7 @@ impl RestoreSet {
     }
     /// Extents that only the holder has, and extents zero by state alone, over all volumes: 0 and 0 is complete.
     pub fn missing(&self) -> (u64, u64) {
-        self.parts.volumes.iter().fold((0, 0), |s, v| (s.0 + v.claims.absent(), s.1 + v.claims.zero()))
+        self.parts.volumes.iter().map(|v| v.claims.missing()).fold((0, 0), |s, m| (s.0 + m.0, s.1 + m.1))
     }
 
     /// The generation of the extent's last change by the guest; 0: it is as the moment has it (or on its way there).

@@ -1,7 +1,7 @@
 //! Goal: the claim protocol and the reuse of log space over all interleavings of threads (invariant 3, rules `claim`,
 //! `local_only`, `log_first`, `epoch`, `cas_free` of the write path). Method: shuttle explores random schedules of the real
 //! claim table around a medium, a log and a holder of one extent; each rule is also broken, and must be missed.
-//! `cargo test -p rekindle-engine --features shuttle restore`
+//! `cargo test -p rekindle-engine --features shuttle --lib shuttle_tests`
 
 use super::claims::Claims;
 use rekindle_core::hydrate::Place;
@@ -131,6 +131,24 @@ fn asking_the_state_before_the_log_reads_the_past() {
 #[test]
 fn freeing_what_was_not_moved_loses_a_write() {
     assert!(found(Broken { cas: true, ..Broken::default() }));
+}
+
+/// The set counts as complete, and may be handed over, when nothing is missing: never while an extent is on its way.
+#[test]
+fn an_extent_on_its_way_from_absent_to_zero_is_missing() {
+    shuttle::check_random(
+        || {
+            let claims = Arc::new(Claims::new(1));
+            let fill = {
+                let claims = claims.clone();
+                thread::spawn(move || claims.claim(0).release(Place::Zero))
+            };
+            assert_ne!(claims.missing(), (0, 0));
+            fill.join().unwrap();
+            assert_eq!(claims.missing(), (0, 1));
+        },
+        1_000,
+    );
 }
 
 /// Log space is used again only when every read that resolved to it has ended: the segment itself is what readers hold.
