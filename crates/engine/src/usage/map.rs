@@ -63,6 +63,16 @@ pub(super) struct State {
     untouched: bool,
 }
 
+impl State {
+    /// The summary with the trace as it is now.
+    fn current(&mut self) -> Summary {
+        self.summary.since_start_ms = self.trace.since_ms;
+        self.summary.trace_extents = self.trace.extents;
+        self.summary.rank_ms = self.trace.rank_ms;
+        self.summary
+    }
+}
+
 #[derive(Default)]
 struct Watch {
     streams: Streams,
@@ -295,10 +305,7 @@ impl UsageMap {
     }
     pub(super) fn put_summary(&self, s: &mut State) -> Result<()> {
         s.summary.stamp += 1;
-        s.summary.since_start_ms = s.trace.since_ms;
-        s.summary.trace_extents = s.trace.extents;
-        s.summary.rank_ms = s.trace.rank_ms;
-        let summary = s.summary;
+        let summary = s.current();
         s.file.put_summary(&summary)
     }
     fn fold_page(&self, s: &mut State, index: u64, facts: &mut PageFacts) -> Result<()> {
@@ -416,7 +423,8 @@ impl UsageMap {
         let mut s = self.state();
         self.rank_entered(&mut s);
         self.fold(&mut s, usize::MAX);
-        s.summary
+        // Nothing is folded while nothing is touched, but time is served.
+        s.current()
     }
     /// Shows every extent with facts, everything folded, ascending. Damaged pages are left out. A page at
     /// a time is locked: folds may come between.

@@ -2,7 +2,7 @@
 
 use super::file::FactsFile;
 use super::*;
-use rekindle_core::usage::{Facts, LATE, Order, PageHead, TICK_MS, Traced, empty_page};
+use rekindle_core::usage::{Facts, LATE, Order, PageHead, Summary, TICK_MS, Traced, empty_page};
 use rekindle_core::volume::{ByteRange, ExtentBytes, Geometry, Uuid};
 use rekindle_io::Kind;
 use rekindle_io::fault::{Crash, FaultPlan};
@@ -144,6 +144,20 @@ fn a_new_volume_traces_from_its_first_boot_read_on() {
     read(50);
     let f = facts(&map);
     assert_eq!((map.summary().cold_starts, f[&50].rank(), f[&98].rank()), (1, Some(0), None));
+}
+
+#[test]
+fn a_summary_is_of_now_and_not_of_the_last_fold() {
+    let mut w = World::new(8);
+    w.read(1);
+    w.serve(TICK_MS);
+    let folded = w.map.summary();
+    assert_eq!((folded.since_start_ms, folded.trace_extents), (TICK_MS, 1));
+    // Nothing is touched, so nothing is folded; time is served all the same.
+    w.serve(3_000);
+    assert_eq!(w.map.summary().since_start_ms, TICK_MS + 3_000);
+    let carried = Summary::decode(VOLUME, &pages(&w.map, None).0.summary).unwrap();
+    assert_eq!(carried.since_start_ms, TICK_MS + 3_000, "a snapshot carries no older one");
 }
 
 #[test]

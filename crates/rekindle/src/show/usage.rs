@@ -29,10 +29,10 @@ pub struct UsageReport {
     pub used_bytes: u64,
     /// Cold starts seen.
     pub cold_starts: u32,
-    /// Bytes touched since the newest cold start.
+    /// Bytes touched since the newest cold start; as long as none was seen, since counting began.
     pub trace_bytes: u64,
-    /// Served time since the newest cold start, in seconds.
-    pub since_start_s: f64,
+    /// Served time since the newest cold start, in seconds, counted once a second; null as long as none was seen.
+    pub since_start_s: Option<f64>,
     /// The hottest `bytes` cover `share` (0 to 1) of all use; from nothing to everything.
     pub curve: Vec<UsagePoint>,
     /// In powers of two of the measure (for `trace` by rank), smallest first.
@@ -117,7 +117,7 @@ impl UsageReport {
             used_bytes: bytes(c.extents()),
             cold_starts: s.cold_starts,
             trace_bytes: bytes(s.trace_extents),
-            since_start_s: s.since_start_ms as f64 / 1e3,
+            since_start_s: (s.cold_starts > 0).then_some(s.since_start_ms as f64 / 1e3),
             curve: c.curve().iter().map(|p| UsagePoint { bytes: bytes(p.extents), share: p.share }).collect(),
             histogram: c
                 .histogram()
@@ -140,15 +140,7 @@ impl UsageReport {
             words::bytes(self.size_bytes),
             words::percent(self.used_bytes as f64 / self.size_bytes.max(1) as f64)
         )];
-        let since = words::duration(Duration::from_secs_f64(self.since_start_s.clamp(0.0, 1e12)));
-        lines.push(match self.cold_starts {
-            0 => "no cold start seen yet".into(),
-            n => format!(
-                "{}; {} touched in the {since} served since the newest",
-                words::count(n.into(), "cold start"),
-                words::bytes(self.trace_bytes)
-            ),
-        });
+        lines.push(self.starts());
         lines.extend(self.drill.iter().map(DrillReport::line));
         if self.used_bytes == 0 {
             return lines;
@@ -173,6 +165,21 @@ impl UsageReport {
             ));
         }
         lines
+    }
+    fn starts(&self) -> String {
+        let Some(since) = self.since_start_s.filter(|_| self.cold_starts > 0) else {
+            return "no cold start seen yet".into();
+        };
+        let since = match since {
+            // Served time is counted once a second: before that nothing more exact is known.
+            s if s < 1.0 => "less than a second".into(),
+            s => words::duration(Duration::from_secs_f64(s.clamp(0.0, 1e12))),
+        };
+        format!(
+            "{}; {} touched since the newest, {since} of service ago",
+            words::count(self.cold_starts.into(), "cold start"),
+            words::bytes(self.trace_bytes)
+        )
     }
     fn label(&self, b: &UsageBar) -> String {
         match self.by.as_str() {
@@ -212,6 +219,16 @@ mod tests {
         assert!(lines[2].starts_with("I/O       50 % in "), "{}", lines[2]);
         assert!(lines.iter().any(|l| l.contains("1..2 ████") && l.contains("2 extents")), "{lines:#?}");
         assert!(r.svg().contains("shop/data by count"));
+        assert_eq!(r.since_start_s, None, "no start, no time since it");
+        let starts = |ms| {
+            let s = Summary { cold_starts: 1, since_start_ms: ms, trace_extents: 1, ..Summary::default() };
+            UsageReport::new("shop/data".into(), Order::Count, &g, &c, &s).lines().swap_remove(1)
+        };
+        assert_eq!(
+            starts(0),
+            "1 cold start; 64 KiB touched since the newest, less than a second of service ago"
+        );
+        assert_eq!(starts(61_000), "1 cold start; 64 KiB touched since the newest, 61 s of service ago");
         let none = UsageReport { size_bytes: 1 << 20, ..UsageReport::default() };
         assert_eq!(none.lines().len(), 2, "nothing measured, nothing drawn");
     }
