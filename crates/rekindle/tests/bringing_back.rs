@@ -133,6 +133,68 @@ fn killed_and_interrupted_it_goes_on_where_it_was() {
     assert!(read(s.path("new.raw")) == bytes);
 }
 
+/// Every file of a folder, with what it holds.
+fn folder(path: &std::path::Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = std::fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|f| (f.clone(), read(&f))).collect()
+}
+
+#[test]
+fn status_tells_of_an_interrupted_restore_and_how_to_go_on() {
+    let s = Sandbox::new();
+    let mut bytes = lost(&s);
+    let mut r = restore(&s, &["--as", "copy", "--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    let mut c = client(&s, "copy");
+    put(&mut c, &mut bytes, 4096, "written");
+    c.flush().unwrap();
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+
+    let before = folder(&s.path("new.raw.rekindle"));
+    let (table, full) = (s.ok(&["status"]), s.ok(&["status", "copy"]));
+    let told = s.json(&["status"]);
+    assert_eq!(folder(&s.path("new.raw.rekindle")), before, "looking changes nothing");
+    assert_eq!(told, s.json(&["status", "copy"]));
+    assert_eq!(told.as_array().unwrap().len(), 1);
+    assert_eq!((&told[0]["state"], &told[0]["pid"]), (&"interrupted".into(), &serde_json::Value::Null));
+    let i = &told[0]["interrupted"];
+    assert_eq!((&i["total_bytes"], &i["asked"]), (&SIZE.into(), &"at most 1 kB/s".into()));
+    assert!(i["local_bytes"].as_u64().unwrap() < SIZE as u64, "{i}");
+    let go_on = i["go_on"].as_str().unwrap();
+    assert!(
+        table.contains(go_on) && full.contains(go_on) && table.contains("rekindle discard copy"),
+        "{table}"
+    );
+    assert!(table.contains("copy  interrupted") && full.contains("copy  interrupted"), "{table}{full}");
+    assert!(s.fails(13, &["pause", "copy"]).contains(go_on));
+
+    // The very command goes on, and then the set is there once, alive.
+    let c = s.command(&[]);
+    let shell = format!("exec {} 2>&1", go_on.replacen("rekindle", env!("CARGO_BIN_EXE_rekindle"), 1));
+    let mut again = std::process::Command::new("sh");
+    again
+        .args(["-c", &shell])
+        .current_dir(s.dir.path())
+        .stdout(std::fs::File::create(s.path("again")).unwrap());
+    again.envs(c.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut again = Running { child: again.spawn().unwrap(), log: s.path("again") };
+    again.says("going on with the restore of copy");
+    again.says("nbd+unix");
+    assert!(client(&s, "copy").read(0, 65536).unwrap() == bytes[..65536]);
+    let told = s.json(&["status"]);
+    assert_eq!((told.as_array().unwrap().len(), &told[0]["state"]), (1, &"online".into()), "{told}");
+    again.signal(libc::SIGINT);
+    assert_eq!(again.end(), 130, "{}", again.said());
+
+    std::fs::rename(s.path("new.raw"), s.path("away.raw")).unwrap();
+    assert!(s.ok(&["status"]).contains("new.raw is gone"));
+    std::fs::rename(s.path("away.raw"), s.path("new.raw")).unwrap();
+    s.ok(&["discard", "copy", "--yes", "copy"]);
+    assert_eq!(s.ok(&["status"]), "nothing is alive here\n");
+}
+
 /// Which extents of a half-restored file hold data: what the fill brought, both ends aside.
 fn brought(s: &Sandbox) -> Vec<usize> {
     let bytes = read(s.path("new.raw"));

@@ -172,6 +172,13 @@ fn everything_that_is_said_is_as_documented() {
     let mut restore = s.start(&[&["--json"], &online[..], &["--limit", "1kB/s"]].concat());
     restore.says("\"event\":\"online\"");
     v.document("status", &["status", "db"]);
+    restore.signal(libc::SIGINT);
+    assert_eq!(restore.end(), 130);
+    for args in [&["status"][..], &["status", "db"]] {
+        assert_eq!(v.document("status", args)[0]["state"], "interrupted");
+    }
+    let mut restore = s.start(&[&["--json", "-q"], &online[..], &["--limit", "1kB/s"]].concat());
+    restore.says("\"event\":\"online\"");
     for verb in ["pause", "resume"] {
         v.lines(0, "summary", &[verb, "db", "-n"]);
         v.lines(0, "summary", &[verb, "db"]);

@@ -160,14 +160,16 @@ impl Pages {
 }
 
 /// Extents of the volume at `volume` that are durable nowhere but with the holder, by the restore that `state` holds. More
-/// than are missing when it goes on: what the guest wrote over them lies in the log. Changes nothing.
+/// than are missing when it goes on: what the guest wrote over them lies in the log. Changes nothing, and makes nothing
+/// durable: a count is not relied upon.
 pub fn missing(state: &dyn LogDir, plan: &PlanRecord, volume: usize) -> Result<u64> {
     let extents = plan.volumes[volume].geometry()?.extents();
     let Some(file) = state.open(&state_name(volume))? else {
         return Err(Error::new(Kind::Corrupt, format!("{} lacks {}", state.place(), state_name(volume))));
     };
     let mut here = 0;
-    Pages::open(file)?.load(extents.div_ceil(CHUNK), |_, p| {
+    let pages = Pages { file, written: BTreeSet::new(), uneven: Mutex::default() };
+    pages.load(extents.div_ceil(CHUNK), |_, p| {
         here += (0..CHUNK).filter(|i| p.place(*i).is_some_and(|p| p != Place::Absent)).count() as u64;
     })?;
     Ok(extents.saturating_sub(here))

@@ -95,7 +95,7 @@ impl RestoreStatus {
 /// How far along a state is.
 fn rank(state: State) -> u8 {
     match state {
-        State::Opening | State::Failed => 0,
+        State::Opening | State::Failed | State::Interrupted => 0,
         State::Online | State::Stalled | State::Paused => 1,
         State::Complete => 2,
         State::Verified | State::Merging => 3,
@@ -113,10 +113,11 @@ mod tests {
             name: "shop".into(),
             state,
             failure: None,
-            pid: 1,
-            since: String::new(),
+            pid: Some(1),
+            since: None,
             volumes: Vec::new(),
             restore: Some(RestoreStatus { local_io_share: share, ..RestoreStatus::default() }),
+            interrupted: None,
             backup: None,
         }
     }

@@ -38,6 +38,14 @@ pub fn address(word: &str) -> Outcome<Listen> {
     found.next().map(Listen::Tcp).ok_or_else(|| bad(&"that host has no address"))
 }
 
+/// An address as `--listen` takes it.
+pub fn word(address: &Listen) -> String {
+    match address {
+        Listen::Unix(path) => format!("unix:{}", path.display()),
+        Listen::Tcp(address) => format!("tcp:{address}"),
+    }
+}
+
 /// A warning when anybody on the network could read and write the disks.
 pub fn exposed(listen: &[Listen]) -> Option<String> {
     let open = listen.iter().find_map(|l| match l {
@@ -57,6 +65,9 @@ mod tests {
     fn addresses() {
         assert_eq!(address("unix:/run/x.sock").unwrap(), Listen::Unix("/run/x.sock".into()));
         assert_eq!(address("tcp:127.0.0.1:10809").unwrap(), Listen::Tcp("127.0.0.1:10809".parse().unwrap()));
+        for same in ["unix:/run/x.sock", "tcp:127.0.0.1:10809", "tcp:[::1]:10809"] {
+            assert_eq!(word(&address(same).unwrap()), same);
+        }
         for bad in ["", "/run/x", "unix:", "tcp:", "tcp:127.0.0.1", "tcp:127.0.0.1:99999", "udp:1.2.3.4:5"] {
             assert_eq!(address(bad).unwrap_err().exit.code(), 2, "{bad}");
         }

@@ -53,6 +53,22 @@ pub fn remember(set: &str, volumes: &[(String, PathBuf)]) -> Outcome {
         .map_err(|e| Failure::system(format!("cannot write {}", dir.join("set.json").display()), &e))
 }
 
+/// The names of all sets something is remembered of, sorted; those of restores to devices too.
+pub fn names() -> Outcome<Vec<String>> {
+    let state = places::state_path()?;
+    let entries = ["sets", "restores"].map(|dir| std::fs::read_dir(state.join(dir)));
+    let mut names: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
 /// Every disk that is remembered, of whatever set.
 pub fn disks() -> Outcome<Vec<PathBuf>> {
     let sets = places::state_path()?.join("sets");

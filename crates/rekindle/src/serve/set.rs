@@ -201,13 +201,14 @@ impl OwnedSet {
             name: self.name.clone(),
             state: self.state(),
             failure: self.failed().map(|f| f.to_json()),
-            pid: std::process::id(),
-            since: words::rfc3339(self.since_ns),
+            pid: Some(std::process::id()),
+            since: Some(words::rfc3339(self.since_ns)),
             volumes: self.volumes.iter().map(volume).collect(),
             restore: match self.body() {
                 Body::Live(_) => None,
                 Body::Restoring(r) => Some(r.status()),
             },
+            interrupted: None,
             backup: self.backups.status(),
         }
     }

@@ -11,20 +11,22 @@ pub fn table(sets: &[SetStatus], now: SystemTime) -> Vec<String> {
     let mut t =
         Table::new(&["NAME", "STATE", ">SIZE", ">I/O LOCAL", ">LEFT", ">CLIENTS", "LAST BACKUP", "NEXT"]);
     for s in sets {
-        let restore = s.restore.as_ref();
+        let (restore, served) = (s.restore.as_ref(), s.interrupted.is_none());
         let backup = s.backup.as_ref();
         t.row([
             s.name.clone(),
             format!("{}{}", s.state.word(), if damage(s).is_some() { ", damaged" } else { "" }),
             words::bytes(s.volumes.iter().map(|v| v.size_bytes).sum()),
-            restore.map_or("all".into(), |r| words::percent(r.local_io_share)),
+            restore.map_or(if served { "all" } else { "-" }.into(), |r| words::percent(r.local_io_share)),
             restore.and_then(|r| r.remaining_s).map_or("-".into(), seconds),
             s.volumes.iter().map(|v| v.connections).sum::<u64>().to_string(),
             last_backup(s, now),
             backup.and_then(|b| b.next.as_deref()).map_or("-".into(), |t| relative(t, now)),
         ]);
     }
-    t.lines()
+    let mut lines = t.lines();
+    lines.extend(sets.iter().flat_map(interrupted));
+    lines
 }
 
 /// Everything about one set.
@@ -35,7 +37,9 @@ pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
         lines.push(format!("failed    {}", f.cause));
         lines.push(format!("cure      {}", f.cure));
     }
-    lines.push(format!("served    by process {} since {}", s.pid, relative(&s.since, now)));
+    if let (Some(pid), Some(since)) = (s.pid, &s.since) {
+        lines.push(format!("served    by process {pid} since {}", relative(since, now)));
+    }
     let mut t = Table::new(&["VOLUME", ">SIZE", ">EXTENT", ">CLIENTS", "DISK", "URI"]);
     for v in &s.volumes {
         t.row([
@@ -49,6 +53,12 @@ pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
     }
     lines.extend(t.lines());
     lines.extend(restore(s));
+    if let Some(i) = &s.interrupted {
+        lines.push(format!("moment    {}", i.moment));
+        lines.push(format!("state     {} (part of the volume until settled)", i.state_place));
+        lines.extend(Some(format!("asked     {}", i.asked)).filter(|_| !i.asked.is_empty()));
+    }
+    lines.extend(interrupted(s));
     if s.backup.is_some() {
         lines.push(format!("backup    {}", last_backup(s, now)));
         if let Some(next) = s.backup.as_ref().and_then(|b| b.next.as_deref()) {
@@ -85,6 +95,23 @@ fn restore(s: &SetStatus) -> Vec<String> {
     lines.extend(r.trouble.iter().map(|t| format!("          {}", t.cure)));
     lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
     lines.extend(r.uncompared.iter().flat_map(|d| d.status_uncompared(&s.name)));
+    lines
+}
+
+/// What an interrupted restore needs somebody for.
+fn interrupted(s: &SetStatus) -> Vec<String> {
+    let Some(i) = &s.interrupted else { return Vec::new() };
+    let came = i.local_bytes.map_or("how far it came cannot be read".into(), |local| {
+        format!("{} of {} are there", words::bytes(local), words::bytes(i.total_bytes))
+    });
+    let mut lines = vec![format!("{:<9} was interrupted, nobody serves it: {came}", s.name)];
+    match &i.trouble {
+        Some(t) => lines.extend([format!("          {}", t.cause), format!("          {}", t.cure)]),
+        None => lines.extend([
+            format!("go on     {}", i.go_on),
+            format!("or        {} (loses what was written to it)", i.throw_away),
+        ]),
+    }
     lines
 }
 
@@ -145,8 +172,8 @@ mod tests {
             name: "shop".into(),
             state: State::Online,
             failure: None,
-            pid: 77,
-            since: "2025-11-21T14:02:37Z".into(),
+            pid: Some(77),
+            since: Some("2025-11-21T14:02:37Z".into()),
             volumes: vec![VolumeStatus {
                 name: "data".into(),
                 path: "/dev/vg1/data".into(),
@@ -167,6 +194,7 @@ mod tests {
                 state_place: "/var/lib/rekindle/shop".into(),
                 ..RestoreStatus::default()
             }),
+            interrupted: None,
             backup: Some(BackupStatus {
                 repository: "/srv/backup".into(),
                 last: Some(BackupSummary { snapshot: "3f9c2a1e99".into(), ..BackupSummary::default() }),

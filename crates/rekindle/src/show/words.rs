@@ -103,6 +103,15 @@ pub fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// A word of a command line as a shell takes it.
+pub fn shell(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-=:@+,~[]".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Three figures: `3.42` is too many for people, `3.4`, `41.2`, `412`.
 fn figures(value: f64) -> String {
     if value < 99.95 {
@@ -158,6 +167,17 @@ mod tests {
         check(0.9996, ">99.9 %");
         check(0.996, "99.6 %");
         check(1.0, "100 %");
+    }
+
+    #[test]
+    fn words_of_a_shell() {
+        for plain in ["/srv/a.raw", "wal=/dev/vg1/wal", "unix:/run/x", "tcp:[::1]:10809"] {
+            assert_eq!(shell(plain), plain);
+        }
+        assert_eq!(
+            (shell("a b"), shell("it's"), shell("")),
+            ("'a b'".into(), r"'it'\''s'".into(), "''".into())
+        );
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn plan(chosen: &Chosen, access: Option<&Access>, out: Out) -> Outcome<u8> {
             "would     snapshot {} ({}), which process {} serves",
             chosen.set,
             words::bytes(size),
-            status.pid
+            status.pid.unwrap_or_default()
         ));
         sizes.extend(status.volumes.into_iter().map(|v| (v.name, v.size_bytes)));
     } else {

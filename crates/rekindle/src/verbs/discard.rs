@@ -9,7 +9,6 @@ use crate::repositories::Access;
 use crate::secret::source;
 use crate::serve::control::{Request, SetStatus, Summary};
 use crate::serve::owner::OwnerLock;
-use crate::serve::record;
 use crate::serve::restoring::{self, Found, StatePlace};
 use crate::show::words;
 
@@ -69,10 +68,7 @@ fn at_rest(args: &DiscardArgs, out: Out) -> Outcome<u8> {
 }
 
 fn interrupted(name: &str) -> Outcome<(StatePlace, Found)> {
-    let disks: Vec<_> = record::recall(name)?
-        .map_or(Vec::new(), |r| r.volumes.into_iter().map(|v| (v.name, v.path)).collect());
-    let found = restoring::find(name, &disks)?;
-    found.filter(|(_, f)| f.plan.set == name && !f.is_live()).ok_or_else(|| {
+    restoring::unsettled(name)?.ok_or_else(|| {
         Failure::new(
             Exit::Failed,
             format!("there is no restore {name} here"),

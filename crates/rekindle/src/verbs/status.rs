@@ -4,7 +4,7 @@ use crate::cli::StatusArgs;
 use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::serve::control::{Message, Request, SetStatus, Status, ask};
-use crate::serve::owner;
+use crate::serve::{owner, record, restoring};
 use crate::show::status;
 use crate::signals::Asked;
 use std::io::Write;
@@ -39,20 +39,40 @@ pub fn run(args: &StatusArgs, out: Out) -> Outcome<u8> {
     }
 }
 
-/// Asks every owner, or the one of `name`. An owner that dies between the two looks is left out of the table.
+/// Asks every owner, or the one of `name`; restores that were interrupted are looked at. An owner that dies between the
+/// two looks is left out of the table.
 fn gather(name: Option<&str>) -> Outcome<Vec<SetStatus>> {
     if let Some(name) = name {
-        return one(name)?.map(|s| vec![s]).ok_or_else(|| nobody(name));
+        let found = match one(name)? {
+            None if owner::must_be_free(name).is_ok() => restoring::interrupted(name)?,
+            set => set,
+        };
+        return found.map(|s| vec![s]).ok_or_else(|| nobody(name));
     }
-    let mut sets = Vec::new();
-    for holder in owner::alive()? {
+    let (mut sets, alive) = (Vec::new(), owner::alive()?);
+    for holder in &alive {
         match one(&holder.name) {
             Ok(set) => sets.extend(set),
             Err(f) if f.exit == Exit::Unreachable => tracing::warn!("{f}"),
             Err(f) => return Err(f),
         }
     }
+    let free = |name: &String| !alive.iter().any(|h| h.name == *name);
+    sets.extend(interrupted(free));
     Ok(sets)
+}
+
+/// Restores that were interrupted and that nobody has. What cannot be read hides nothing else.
+fn interrupted(free: impl Fn(&String) -> bool) -> Vec<SetStatus> {
+    // Who has no state directory has no restores.
+    let names = record::names().unwrap_or_default();
+    let look = |n: &String| {
+        restoring::interrupted(n).unwrap_or_else(|f| {
+            tracing::warn!("{f}");
+            None
+        })
+    };
+    names.iter().filter(|n| free(n)).filter_map(look).collect()
 }
 
 /// The status of one set; `None` if nobody serves it.
@@ -66,6 +86,15 @@ pub fn one(name: &str) -> Outcome<Option<SetStatus>> {
 
 /// The failure of steering what nobody serves.
 pub fn nobody(name: &str) -> Failure {
+    if let Ok(Some(SetStatus { interrupted: Some(i), .. })) = restoring::interrupted(name) {
+        return Failure::new(
+            Exit::Unreachable,
+            format!("nobody serves {name} here"),
+            "its restore was interrupted",
+            i.trouble
+                .map_or(format!("go on with it first: {}", i.go_on), |t| format!("{}: {}", t.cause, t.cure)),
+        );
+    }
     Failure::new(
         Exit::Unreachable,
         format!("nobody serves {name} here"),

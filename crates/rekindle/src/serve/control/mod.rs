@@ -20,7 +20,7 @@ pub use message::{
 pub use request::{BackupRequest, First, RepositoryAccess, Request, Tune};
 pub use server::{ControlServer, Handler, Reply};
 pub use status::{
-    BackupStatus, Damage, DamagedRange, RestoreStatus, SetStatus, State, Trouble, VolumeStatus,
+    BackupStatus, Damage, DamagedRange, Interrupted, RestoreStatus, SetStatus, State, Trouble, VolumeStatus,
 };
 
 /// Longest line either side accepts, in bytes: a status of a set with hundreds of volumes fits.
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn states_read_alike_everywhere() {
-        for s in [State::Live, State::Opening, State::Verified, State::Failed] {
+        for s in [State::Live, State::Opening, State::Verified, State::Failed, State::Interrupted] {
             assert_eq!(serde_json::to_string(&s).unwrap(), format!("\"{}\"", s.word()));
         }
     }

@@ -27,6 +27,8 @@ pub enum State {
     Paused,
     /// A disk failed: nothing more is written until it is served anew; `failure` says why.
     Failed,
+    /// A restore that was begun and not settled, which no process serves; `interrupted` says how to go on.
+    Interrupted,
 }
 
 impl State {
@@ -42,11 +44,12 @@ impl State {
             State::Stalled => "stalled",
             State::Paused => "paused",
             State::Failed => "failed",
+            State::Interrupted => "interrupted",
         }
     }
 }
 
-/// Everything about one set that is alive.
+/// Everything about one set that is alive, or about a restore that was interrupted.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SetStatus {
     /// The set.
@@ -56,15 +59,18 @@ pub struct SetStatus {
     /// Why it failed and what to do; the code is that of a `wait`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<ExitError>,
-    /// The process that serves it.
-    pub pid: u32,
+    /// The process that serves it; null if it was interrupted.
+    pub pid: Option<u32>,
     /// When that process opened it; RFC 3339, UTC.
-    pub since: String,
+    pub since: Option<String>,
     /// Its volumes, in the set's order.
     pub volumes: Vec<VolumeStatus>,
     /// While restoring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreStatus>,
+    /// What lies there of a restore that was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interrupted: Option<Interrupted>,
     /// Backups, when a repository is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,
@@ -132,6 +138,28 @@ pub struct RestoreStatus {
     pub no_verify: bool,
     /// Where the write log and the state lie; part of the volume until settled.
     pub state_place: String,
+}
+
+/// A restore that was begun and not settled, and that no process serves.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Interrupted {
+    /// The moment that was opened.
+    pub moment: String,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Bytes that need not be fetched again, at least; null if the state cannot be read.
+    pub local_bytes: Option<u64>,
+    /// What was asked of it besides the usual (threshold, order, limit), in words; it still holds.
+    pub asked: String,
+    /// Where the write log and the state lie; part of the volume until settled.
+    pub state_place: String,
+    /// The command that goes on with it.
+    pub go_on: String,
+    /// The command that throws it away, with what was written to it.
+    pub throw_away: String,
+    /// Why it cannot go on as it lies there, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
 }
 
 /// Something that stands in the way until somebody helps.

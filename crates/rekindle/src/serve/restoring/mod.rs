@@ -4,6 +4,7 @@
 mod adopt;
 mod begin;
 mod drill;
+mod interrupted;
 mod left_over;
 mod settle;
 mod state;
@@ -12,6 +13,7 @@ mod upkeep;
 mod wishes;
 
 pub use begin::{Begin, NewDest, begin, resume};
+pub use interrupted::{interrupted, unsettled};
 pub use left_over::is_left_over;
 pub use settle::{discard_at_rest, move_map, remove_state};
 pub use state::{App, Found, StatePlace, find, holding};

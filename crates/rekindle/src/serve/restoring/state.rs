@@ -6,6 +6,7 @@
 use crate::errors::{Failure, Outcome};
 use crate::places;
 use crate::serve::record;
+use crate::show;
 use rekindle_engine::restore::{Phase, PlanRecord, peek};
 use rekindle_io::logfile::RealDir;
 use serde::{Deserialize, Serialize};
@@ -212,19 +213,38 @@ impl Found {
     }
     /// The failure of using these disks for anything else.
     pub fn refuse(&self, disk: &Path) -> Failure {
-        let volumes = self.plan.volumes.iter();
-        let to: Vec<String> = volumes.map(|v| format!("--to {}={}", v.name, v.destination)).collect();
         Failure::refused(
             format!("{} cannot be used", disk.display()),
             format!("it is the half-restored destination of {}", self.plan.set),
             format!(
-                "go on with it: rekindle restore {}@{} --as {} {} --listen ...; or throw it away with `rekindle discard {}`",
-                self.app.source_set,
-                self.app.snapshot.chars().take(8).collect::<String>(),
-                self.plan.set,
-                to.join(" "),
+                "go on with it: {}; or throw it away with `rekindle discard {}`",
+                self.command(&[]),
                 self.plan.set
             ),
         )
+    }
+    /// The moment it was opened from.
+    pub fn moment(&self) -> String {
+        let id: String = self.app.snapshot.chars().take(8).collect();
+        format!("{}@{id}", self.app.source_set)
+    }
+    /// The command line that goes on with it, served at these addresses; the options it was begun with are kept.
+    pub fn command(&self, listen: &[String]) -> String {
+        let set = &self.plan.set;
+        let mut words = vec!["rekindle restore".into(), self.moment()];
+        if *set != self.app.source_set {
+            words.push(format!("--as {set}"));
+        }
+        let lone = self.plan.volumes.len() == 1;
+        for v in &self.plan.volumes {
+            let volume = if lone { String::new() } else { format!("{}=", v.name) };
+            words.push(format!("--to {}", show::words::shell(&format!("{volume}{}", v.destination))));
+        }
+        words.extend(listen.iter().map(|l| format!("--listen {}", show::words::shell(l))));
+        if listen.is_empty() {
+            words.push("--listen ...".into());
+        }
+        words.push(format!("-r {}", show::words::shell(&self.app.repository.display().to_string())));
+        words.join(" ")
     }
 }

@@ -25,6 +25,8 @@ pub struct Wishes {
     pub limit: Option<u64>,
     /// Do not read back and compare.
     pub no_verify: bool,
+    /// Where it was served, as `--listen` takes it: whoever is to go on is told the very command.
+    pub listen: Vec<String>,
 }
 
 /// What one command line asks for; what it leaves out stays as it was asked before.
@@ -38,6 +40,8 @@ pub struct Asked {
     pub limit: Option<Option<u64>>,
     /// Do not read back and compare; `Some(false)`: do, after all.
     pub no_verify: Option<bool>,
+    /// Where to serve; not empty if given.
+    pub listen: Vec<String>,
 }
 
 impl Asked {
@@ -48,6 +52,7 @@ impl Asked {
             order: self.order.unwrap_or(kept.order),
             limit: self.limit.unwrap_or(kept.limit),
             no_verify: self.no_verify.unwrap_or(kept.no_verify),
+            listen: if self.listen.is_empty() { kept.listen } else { self.listen.clone() },
         }
     }
 }
@@ -59,6 +64,8 @@ struct Kept {
     order: String,
     limit_bytes_per_s: Option<u64>,
     no_verify: bool,
+    #[serde(default)]
+    listen: Vec<String>,
 }
 
 impl Wishes {
@@ -85,6 +92,7 @@ impl Wishes {
             order: one(&kept.order)?,
             limit: kept.limit_bytes_per_s,
             no_verify: kept.no_verify,
+            listen: kept.listen,
         })
     }
     /// Keeps them. A failure costs a wish after a crash, and is said.
@@ -94,6 +102,7 @@ impl Wishes {
             order: self.order.to_string(),
             limit_bytes_per_s: self.limit,
             no_verify: self.no_verify,
+            listen: self.listen.clone(),
         };
         let text = serde_json::to_vec(&kept).expect("our types are always JSON");
         if let Err(e) = places::replace(&place.path, NAME, &text) {
@@ -136,6 +145,7 @@ mod tests {
             order: Some(Order::Linear),
             limit: Some(Some(1000)),
             no_verify: Some(true),
+            listen: vec!["unix:/run/x.sock".into()],
         };
         let wishes = asked.over(Wishes::default());
         assert_eq!(

@@ -82,6 +82,11 @@ pub fn asked(args: &RestoreArgs) -> Outcome<Asked> {
         }),
         limit: args.limit.as_deref().map(units::limit).transpose()?,
         no_verify: (args.no_verify || args.verify).then_some(args.no_verify),
+        listen: args
+            .listen
+            .iter()
+            .map(|l| listen::address(l).map(|a| listen::word(&a)))
+            .collect::<Outcome<_>>()?,
     })
 }
 
