@@ -1,8 +1,9 @@
 # What a person types. Everything real is in scripts/, so that CI and people run the same thing.
-.PHONY: help setup test unit stories lint demo bench bench-smoke build release clean-demo
+.PHONY: help setup test unit stories lint demo bench bench-smoke build release install uninstall
 
 help:
 	@echo "make demo         the main job end to end on a small disk of its own: no server, no root (about 2 minutes + build)"
+	@echo "make install      binary, man pages, completions, systemd unit (PREFIX=/usr/local, DESTDIR=); make uninstall"
 	@echo "make test         install what the tests need (root or sudo), then lint, unit tests, stories, bench-smoke"
 	@echo "make lint         format, clippy -D warnings, layers, licences of dependencies"
 	@echo "make unit         unit and integration tests only"
@@ -39,3 +40,9 @@ build:
 
 release:
 	cargo build --locked --release -p rekindle
+
+install:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install
+
+uninstall:
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install --remove
