@@ -60,19 +60,26 @@ impl Access {
     /// As it goes to an owner: the secret is read here, where a prompt can be answered and files can be reached.
     pub fn to_request(&self) -> Outcome<RepositoryAccess> {
         let place = self.place.display().to_string();
-        let encrypted = match Repository::open(store(&self.place)?, None) {
-            Ok(_) => false,
-            Err(RepoError::KeyNeeded) => true,
-            Err(e) => return Err(self.failure(&e)),
-        };
         let mut request = RepositoryAccess { place, ..RepositoryAccess::default() };
-        if encrypted {
+        if self.is_encrypted()? {
             match self.source.read(false)? {
                 Secret::Password(p) => request.password = Some(hex(&p)),
                 Secret::Key(k) => request.key = Some(hex(&k)),
             }
         }
         Ok(request)
+    }
+    /// There is a repository, and whether it needs a password or key. Reads no secret.
+    pub fn is_encrypted(&self) -> Outcome<bool> {
+        match Repository::open(store(&self.place)?, None) {
+            Ok(_) => Ok(false),
+            Err(RepoError::KeyNeeded) => Ok(true),
+            Err(e) => Err(self.failure(&e)),
+        }
+    }
+    /// The failure of opening it without password or key.
+    pub fn key_needed(&self) -> Failure {
+        self.failure(&RepoError::KeyNeeded)
     }
     fn failure(&self, e: &RepoError) -> Failure {
         failure(format!("cannot open the repository {}", self.place.display()), e)

@@ -73,7 +73,7 @@ fn make_install_puts_everything_where_it_is_looked_for() {
         unit.contains("ExecStart=/usr/bin/rekindle serve\n"),
         "where it will be, not where it was staged"
     );
-    assert!(unit.contains("Type=notify\n") && !unit.contains('@'));
+    assert!(unit.contains("Type=notify\n") && !unit.contains("@BINDIR@"));
     let run = Command::new(stage.join("usr/bin/rekindle")).arg("--version").output().unwrap();
     assert!(run.status.success());
     silent("bash", &["-n", &s.text("stage/usr/share/bash-completion/completions/rekindle")]);

@@ -183,3 +183,53 @@ fn tcp_is_served_and_watching_ends_with_a_signal() {
     socket.write_all(b"{\"verb\":\"stop\"}\n").unwrap();
     assert_eq!(serve.end(), 0);
 }
+
+#[test]
+fn a_repository_that_cannot_be_used_is_said_at_the_start() {
+    let s = Sandbox::new();
+    let disk = s.file("a.raw", data(1 << 20, 1));
+    let mut serve = s.start(&["serve", "db", &disk]);
+    serve.says("live");
+    serve.says("warning: nothing can be backed up: there is no repository at");
+    serve.says("rekindle init -r");
+    let trouble = || s.json(&["status", "db"])[0]["backup"]["trouble"].clone();
+    assert!(trouble()["cure"].as_str().unwrap().contains("rekindle init -r"));
+    for args in [&["status"][..], &["status", "db"]] {
+        let said = s.ok(args);
+        assert!(said.contains("cannot be made") && said.contains("rekindle init -r"), "{said}");
+    }
+    // The cure works, and is noticed.
+    s.ok(&["init"]);
+    serve.says("can be used now");
+    assert!(trouble().is_null());
+    s.ok(&["backup", "db"]);
+    serve.signal(SIGTERM);
+    assert_eq!(serve.end(), 0);
+
+    s.file("other-key", [8u8; 32]);
+    let mut serve = s.start(&["serve", "db", &disk, "--key-file", "other-key"]);
+    serve.says("warning: nothing can be backed up: cannot open the repository");
+    assert!(trouble()["cure"].as_str().unwrap().contains("--key-file"), "{}", serve.said());
+    // A backup that brings its own key shows that the repository is all right.
+    s.ok(&["backup", "db"]);
+    assert!(trouble().is_null());
+    serve.signal(SIGTERM);
+    assert_eq!(serve.end(), 0);
+}
+
+#[test]
+fn a_password_is_missed_at_the_start_only_by_a_schedule() {
+    let s = Sandbox::new();
+    s.ok(&["init"]);
+    let disk = s.file("a.raw", data(1 << 20, 1));
+    let config = |more: &str| {
+        s.file("c.toml", format!("repo = \"{}\"\n[set.db]\nvolumes = \"{disk}\"\n{more}", s.text("repo")))
+    };
+    for (more, told) in [("backup = \"02:00\"\n", true), ("", false)] {
+        let config = config(more);
+        let mut command = s.command(&["serve", "-c", &config, "--run", "sleep 1"]);
+        let ran =
+            kit::ended(command.env_remove("REKINDLE_REPO").env_remove("REKINDLE_KEY_FILE").output().unwrap());
+        assert_eq!((ran.code, ran.err.contains("nothing can be backed up")), (0, told), "{}", ran.err);
+    }
+}

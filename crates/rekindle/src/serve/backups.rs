@@ -1,6 +1,6 @@
 //! The backups of an owned set: one at a time, asked for by a person or by the schedule.
 
-use super::control::{BackupStatus, Message, Progress, Summary};
+use super::control::{BackupStatus, Message, Progress, Summary, Trouble};
 use super::schedule::Schedule;
 use crate::repositories::Access;
 use crate::show::words;
@@ -24,6 +24,7 @@ struct Facts {
     last: Option<Summary>,
     last_ns: Option<u64>,
     last_error: Option<String>,
+    trouble: Option<Trouble>,
     running: Option<Progress>,
 }
 
@@ -75,10 +76,19 @@ impl Backups {
                 facts.last = Some(summary.clone());
                 facts.last_ns = Some(SystemClock::new().wall_ns());
                 facts.last_error = None;
+                facts.trouble = None;
             }
             Ok(_) => {}
             Err(f) => facts.last_error = Some(format!("{}: {}", f.error, f.cause)),
         }
+    }
+    /// What keeps the repository from being used, or that nothing does.
+    pub fn trouble(&self, trouble: Option<Trouble>) {
+        self.facts().trouble = trouble;
+    }
+    /// There is a schedule.
+    pub fn is_scheduled(&self) -> bool {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
     /// The running backup should stop; none begins any more.
     pub fn cancel(&self) {
@@ -107,6 +117,7 @@ impl Backups {
             last: facts.last.and_then(|s| s.backup),
             last_time: facts.last_ns.map(words::rfc3339),
             last_error: facts.last_error,
+            trouble: facts.trouble,
             next: next.map(|t| words::rfc3339(ns(t))),
             running: facts.running,
         })

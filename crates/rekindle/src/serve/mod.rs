@@ -14,6 +14,7 @@ pub mod listen;
 pub mod live;
 pub mod notify;
 pub mod owner;
+mod probe;
 pub mod process;
 pub mod record;
 pub mod restoring;

@@ -8,12 +8,14 @@ use super::backup;
 use super::control::{ControlServer, Message, State};
 use super::exports::{Exports, GRACE};
 use super::notify;
+use super::probe;
 use super::set::OwnedSet;
 use super::steer_restore::event;
 use super::steering::{Shared, Steering};
 use super::watch::Watch;
 use crate::errors::{Exit, Outcome};
 use crate::out::Out;
+use crate::repositories::Access;
 use crate::show::words;
 use crate::signals::Asked;
 use jiff::Timestamp;
@@ -56,6 +58,10 @@ impl Process {
         }
         process.show()?;
         Ok(process)
+    }
+    /// Says when backups could not be made with this repository, beside serving.
+    pub fn look_at(&self, repository: &Access) {
+        probe::start(&self.shared, repository);
     }
     /// Runs `command` beside; its end is ours.
     pub fn run_command(&mut self, command: &str) -> Outcome {

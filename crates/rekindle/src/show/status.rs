@@ -25,6 +25,10 @@ pub fn table(sets: &[SetStatus], now: SystemTime) -> Vec<String> {
         ]);
     }
     let mut lines = t.lines();
+    // The sets of a process have one repository.
+    let mut told = sets.iter().flat_map(trouble).collect::<Vec<_>>();
+    told.dedup();
+    lines.extend(told.into_iter().flatten());
     lines.extend(sets.iter().flat_map(interrupted));
     lines
 }
@@ -61,6 +65,7 @@ pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
     lines.extend(interrupted(s));
     if s.backup.is_some() {
         lines.push(format!("backup    {}", last_backup(s, now)));
+        lines.extend(trouble(s).into_iter().flatten());
         if let Some(next) = s.backup.as_ref().and_then(|b| b.next.as_deref()) {
             lines.push(format!("next      {}", relative(next, now)));
         }
@@ -96,6 +101,12 @@ fn restore(s: &SetStatus) -> Vec<String> {
     lines.extend(damage(s).into_iter().flat_map(|d| d.status(&s.name)));
     lines.extend(r.uncompared.iter().flat_map(|d| d.status_uncompared(&s.name)));
     lines
+}
+
+/// Why nothing can be backed up.
+fn trouble(s: &SetStatus) -> Option<[String; 2]> {
+    let t = s.backup.as_ref()?.trouble.as_ref()?;
+    Some([format!("no backup {}", t.cause), format!("          {}", t.cure)])
 }
 
 /// What an interrupted restore needs somebody for.
@@ -137,6 +148,7 @@ fn last_backup(s: &SetStatus, now: SystemTime) -> String {
     }
     match (&b.last_error, &b.last, &b.last_time) {
         (Some(e), ..) => format!("failed: {e}"),
+        (None, None, _) if b.trouble.is_some() => "cannot be made".into(),
         (_, Some(last), Some(time)) => {
             format!("{} {}", last.snapshot.chars().take(8).collect::<String>(), relative(time, now))
         }

@@ -59,6 +59,7 @@ pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
     places::runtime_dir()?;
     let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref(), out)).collect::<Outcome<Vec<_>>>()?;
     let mut process = Process::start(sets, plan.listen, asked, out)?;
+    plan.access.iter().for_each(|repository| process.look_at(repository));
     if let Some(command) = &args.run {
         process.run_command(command)?;
     }

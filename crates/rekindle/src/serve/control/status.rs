@@ -212,6 +212,9 @@ pub struct BackupStatus {
     pub last_time: Option<String>,
     /// Why the last one failed, if it did.
     pub last_error: Option<String>,
+    /// Why nothing can be backed up to that repository, as it was found when the process started and since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     /// When the schedule fires next; RFC 3339, UTC.
     pub next: Option<String>,
     /// The one that is running.
