@@ -3,83 +3,35 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
-use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
-use rekindle_engine::restore::{LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+mod kit;
+
+use kit::*;
+use rekindle_engine::restore::RestoreSet;
 use rekindle_io::Kind;
-use rekindle_io::block::{Answer, Block, BlockExt, Completion, CompletionSink, MemBlock, Op, Request};
-use rekindle_io::clock::ManualClock;
-use rekindle_io::fault::{Crash, FaultPlan};
-use rekindle_io::holder::MemHolder;
-use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
+use rekindle_io::block::{Answer, Block, BlockExt, Completion, CompletionSink, Op, Request};
+use rekindle_io::fault::Crash;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const EXTENT: u64 = 16 << 10;
-const EXTENTS: u64 = 256;
-
-#[derive(Clone)]
-struct Machine {
-    state: Arc<MemDir>,
-    disk: Arc<MemBlock>,
-    holder: Arc<MemHolder>,
-    clock: Arc<ManualClock>,
+/// What the power leaves, several ways.
+fn cut(m: &Machine) -> Vec<Machine> {
+    (0..8).map(|seed| m.after(Crash::Power { seed })).collect()
 }
 
-impl Machine {
-    fn new() -> Self {
-        let g = Geometry::new(EXTENTS * EXTENT, ExtentBytes::new(EXTENT).unwrap(), 512, 512).unwrap();
-        let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: EXTENTS }], 1);
-        Machine { state: MemDir::new(), disk: MemBlock::new(g.size), holder, clock: Arc::default() }
-    }
-    fn options() -> RestoreOptions {
-        let log =
-            LogLimits { segment_bytes: 64 << 10, bytes_max: 256 << 10, pieces_max: 300, block_bytes: 4096 };
-        let pace = MoverPace { move_after: Duration::ZERO, settle_after: Duration::ZERO };
-        RestoreOptions { log, pace, stall_limit: Duration::from_secs(60), ..RestoreOptions::default() }
-    }
-    fn parts(&self) -> VolumeParts {
-        let (holder, target) = (self.holder.clone(), self.disk.clone());
-        VolumeParts { holder, target, fresh: true, usage: None, uncache: None }
-    }
-    fn create(&self) -> Arc<RestoreSet> {
-        self.create_on(self.state.clone())
-    }
-    fn create_on(&self, state: Arc<dyn LogDir>) -> Arc<RestoreSet> {
-        let v = NewVolume {
-            name: "db".into(),
-            volume: Uuid([1; 16]),
-            origin: None,
-            destination: "disk".into(),
-            parts: self.parts(),
-        };
-        RestoreSet::create(state, "db", vec![v], Self::options(), self.clock.clone()).unwrap()
-    }
-    /// What the power leaves, several ways.
-    fn cut(&self) -> Vec<Machine> {
-        let one = |seed| {
-            let crash = Crash::Power { seed };
-            Machine { state: self.state.crash(crash), disk: self.disk.crash(crash), ..self.clone() }
-        };
-        (0..8).map(one).collect()
-    }
-    fn first_byte(&self, at: u64) -> u8 {
-        // What was lost is to be seen, not waited for.
-        self.holder.set_available(true);
-        let clock = self.clock.clone();
-        let parts = |_: &_| Ok(self.parts());
-        let set = RestoreSet::resume(self.state.clone(), Self::options(), clock, parts).unwrap();
-        let mut out = [0; 512];
-        set.volumes()[0].read_at(at, &mut out).unwrap();
-        assert!(out.iter().all(|b| *b == out[0]), "torn");
-        out[0]
-    }
+fn first_byte(m: &Machine, at: u64) -> u8 {
+    // What was lost is to be seen, not waited for.
+    m.holder.set_available(true);
+    let mut out = [0; 512];
+    m.resume().unwrap().volumes()[0].read_at(at, &mut out).unwrap();
+    assert!(out.iter().all(|b| *b == out[0]), "torn");
+    out[0]
 }
 
 /// Cuts the power when an answer comes.
 struct AtAnswer(Machine, Mutex<Vec<(u64, bool, Vec<Machine>)>>);
 impl CompletionSink for AtAnswer {
     fn complete(&self, c: Completion) {
-        self.1.lock().unwrap().push((c.token, c.result.is_ok(), self.0.cut()));
+        self.1.lock().unwrap().push((c.token, c.result.is_ok(), cut(&self.0)));
     }
     fn abandoned(&self) -> bool {
         false
@@ -103,14 +55,14 @@ fn write(
     match answers.pop().unwrap() {
         Answer::Done(r) => {
             r.unwrap();
-            Some(m.cut())
+            Some(cut(m))
         }
         Answer::Later => None,
     }
 }
 
 fn all_have(after: &[Machine], at: u64, byte: u8) {
-    assert_eq!(after.iter().map(|m| m.first_byte(at)).collect::<Vec<_>>(), vec![byte; after.len()]);
+    assert_eq!(after.iter().map(|m| first_byte(m, at)).collect::<Vec<_>>(), vec![byte; after.len()]);
 }
 
 #[test]
@@ -175,10 +127,7 @@ fn a_write_larger_than_the_log_arrives_whole() {
     m.holder.truth(148, &mut want[LEN + EXTENT as usize..]);
     assert!(read(&set) == want);
     for after in &came[0].2 {
-        let parts = |_: &_| Ok(after.parts());
-        let clock = after.clock.clone();
-        let set = RestoreSet::resume(after.state.clone(), Machine::options(), clock, parts).unwrap();
-        assert!(read(&set) == want);
+        assert!(read(&after.resume().unwrap()) == want);
     }
 }
 
@@ -188,8 +137,7 @@ fn a_write_with_fua_that_waited_is_durable_or_says_that_it_failed() {
     let mut failed = 0;
     for k in 0..60 {
         let m = Machine::new();
-        let plan = Arc::new(FaultPlan::new());
-        let set = m.create_on(FaultyDir::new(m.state.clone(), plan.clone()));
+        let set = m.create();
         let sink = Arc::new(AtAnswer(m.clone(), Mutex::default()));
         let mut extent = 100;
         while write(&m, &set, &sink, extent, extent * EXTENT, &[1; EXTENT as usize], false).is_some() {
@@ -197,7 +145,7 @@ fn a_write_with_fua_that_waited_is_durable_or_says_that_it_failed() {
             extent += 1;
         }
         assert!(write(&m, &set, &sink, 3, 40 * EXTENT, &[9; EXTENT as usize], true).is_none());
-        plan.fail_at(plan.count() + k, Kind::Failed);
+        m.plan.fail_at(m.plan.count() + k, Kind::Failed);
         for _ in 0..100 {
             m.clock.advance(Duration::from_millis(50));
             let _what_failed_is_answered = (set.log_step(), set.mover_step(false));

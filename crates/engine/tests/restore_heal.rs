@@ -4,24 +4,21 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
-use rekindle_core::volume::{ExtentBytes, Generation, Geometry, Uuid};
+mod kit;
+
+use kit::*;
+use rekindle_core::volume::{ExtentBytes, Geometry, Uuid};
 use rekindle_engine::backup::{self, BackupOptions, BackupReport, How, SetInstant, VolumeIdentity};
 use rekindle_engine::progress::Unwatched;
 use rekindle_engine::repository::{CommitMeta, InitOptions, Repository, WriterOptions};
-use rekindle_engine::restore::{NewVolume, RestoreOptions, RestoreSet, Step, VolumeParts};
-use rekindle_io::block::{BlockExt, MemBlock};
-use rekindle_io::clock::ManualClock;
-use rekindle_io::logfile::MemDir;
+use rekindle_engine::restore::{RestoreOptions, RestoreSet, VolumeParts};
+use rekindle_io::block::BlockExt;
 use rekindle_io::store::DirStore;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const EXTENT: u64 = 16 << 10;
+/// Fewer than the machine's disk has room for.
 const EXTENTS: u64 = 64;
-
-fn geometry() -> Geometry {
-    Geometry::new(EXTENTS * EXTENT, ExtentBytes::new(EXTENT).unwrap(), 512, 512).unwrap()
-}
 
 fn content(extent: u64) -> Vec<u8> {
     let mut out = vec![0; EXTENT as usize];
@@ -38,9 +35,9 @@ fn repository(dir: &Path) -> (Uuid, Vec<PathBuf>) {
     let repo = Repository::init(DirStore::create(dir).unwrap(), &InitOptions::new(None, 1)).unwrap();
     let options = WriterOptions { pack_bytes: 256 << 10, threads: 0, ..WriterOptions::default() };
     let mut w = repo.begin_snapshot("db", None, options).unwrap();
-    let (uuid, tracking) = (Uuid([1; 16]), Uuid([2; 16]));
-    let v =
-        w.volume(VolumeIdentity { name: "db".into(), uuid, tracking, generation: Generation(1) }, geometry());
+    let geometry = Geometry::new(EXTENTS * EXTENT, ExtentBytes::new(EXTENT).unwrap(), 512, 512).unwrap();
+    let (name, (tracking, generation)) = ("data".into(), ORIGIN);
+    let v = w.volume(VolumeIdentity { name, uuid: VOLUME, tracking, generation }, geometry);
     for e in 0..EXTENTS {
         w.put(v, e, &content(e)).unwrap();
     }
@@ -74,21 +71,11 @@ fn damaged_repository(gone: bool) -> (tempfile::TempDir, PathBuf, Uuid, Vec<u64>
 }
 
 fn restore(repo: &Repository, snapshot: Uuid) -> Arc<RestoreSet> {
-    let volume = NewVolume {
-        name: "db".into(),
-        volume: Uuid([1; 16]),
-        origin: Some((Uuid([2; 16]), Generation(1))),
-        destination: "disk".into(),
-        parts: VolumeParts {
-            holder: repo.snapshot_by_uuid(snapshot).unwrap().holder("db").unwrap(),
-            target: MemBlock::new(geometry().size),
-            fresh: true,
-            usage: None,
-            uncache: None,
-        },
-    };
-    let clock = Arc::new(ManualClock::default());
-    RestoreSet::create(MemDir::new(), "db", vec![volume], RestoreOptions::default(), clock).unwrap()
+    let m = Machine::new();
+    let holder = repo.snapshot_by_uuid(snapshot).unwrap().holder("data").unwrap();
+    let v = vec![volume(VolumeParts { holder, ..m.parts() })];
+    // With a log of the usual size: nobody makes room in it here.
+    RestoreSet::create(m.state(), "db", v, RestoreOptions::default(), m.clock.clone()).unwrap()
 }
 
 fn back_up(repo: &Repository, instant: &dyn SetInstant) -> BackupReport {
@@ -120,7 +107,7 @@ fn what_was_lost_and_written_again_is_in_the_next_snapshot() {
         // What was not lost is written again too: it is not stored twice.
         let whole = (0..EXTENTS).filter(|e| !all.contains(e)).take(3);
         all.iter().copied().chain(whole).for_each(|e| disk.write_at(e * EXTENT, &content(e)).unwrap());
-        while set.mover_step(true).unwrap() == Step::Worked {}
+        work(&set);
         let report = back_up(&open(&dir), &*set.instant().unwrap());
         let v = &report.volumes[0];
         assert_eq!((v.stored, v.unchanged), (all.len() as u64, 3));
@@ -144,8 +131,6 @@ fn what_was_lost_and_written_elsewhere_is_in_the_next_snapshot() {
     assert_eq!((report.volumes[0].stored, report.volumes[0].deduped), (1, 1));
     let set = restore(&open(&dir), report.snapshot.commit.snapshot);
     for at in [to, all[0]] {
-        let mut out = vec![0; EXTENT as usize];
-        set.volumes()[0].read_at(at * EXTENT, &mut out).unwrap();
-        assert!(out == content(all[1]));
+        assert!(read(&set, at) == content(all[1]));
     }
 }

@@ -2,188 +2,37 @@
 
 #![allow(clippy::unwrap_used)] // a test that cannot go on says so by panicking
 
-use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
+mod kit;
+
+use kit::*;
+use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Uuid};
 use rekindle_engine::backup::Changed;
 use rekindle_engine::restore::{
-    Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, RestoreState, Settling, Step,
-    Verifier, VolumeParts, clear, is_destination, peek,
+    Phase, RestoreSet, RestoreState, Settling, Step, Verifier, VolumeParts, clear, is_destination, peek,
 };
-use rekindle_io::block::{
-    Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, Info, MemBlock, Op, Request,
-};
-use rekindle_io::clock::ManualClock;
-use rekindle_io::fault::{Crash, FaultOp, FaultPlan};
-use rekindle_io::holder::MemHolder;
-use rekindle_io::logfile::{FaultyDir, LogDir, MemDir};
-use rekindle_io::{Kind, Result};
-use std::sync::{Arc, Mutex};
+use rekindle_io::Kind;
+use rekindle_io::block::{Block, BlockExt, Info, MemBlock};
+use rekindle_io::fault::{Crash, FaultOp};
+use rekindle_io::logfile::{LogDir, MemDir};
+use std::sync::Arc;
 use std::time::Duration;
-
-const EXTENT: u64 = 16 << 10;
-const SIZE: u64 = 4 << 20;
-/// An extent in the midst of the destination, with data.
-const MID: u64 = 100;
-
-struct Bench {
-    plan: Arc<FaultPlan>,
-    dir: Arc<MemDir>,
-    disk: Arc<MemBlock>,
-    holder: Arc<MemHolder>,
-    clock: Arc<ManualClock>,
-    sink: Arc<Sink>,
-}
-
-#[derive(Default)]
-struct Sink {
-    came: Mutex<Vec<Completion>>,
-    gone: std::sync::atomic::AtomicBool,
-}
-impl CompletionSink for Sink {
-    fn complete(&self, c: Completion) {
-        self.came.lock().unwrap().push(c);
-    }
-    fn abandoned(&self) -> bool {
-        self.gone.load(std::sync::atomic::Ordering::SeqCst)
-    }
-}
-
-impl Bench {
-    fn new() -> Self {
-        let g = Geometry::new(SIZE, ExtentBytes::new(EXTENT).unwrap(), 512, 4096).unwrap();
-        Bench {
-            plan: Arc::new(FaultPlan::new()),
-            dir: MemDir::new(),
-            disk: MemBlock::new(SIZE),
-            holder: MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: 256 }], 1),
-            clock: Arc::new(ManualClock::default()),
-            sink: Arc::default(),
-        }
-    }
-    fn options() -> RestoreOptions {
-        let log =
-            LogLimits { segment_bytes: 64 << 10, bytes_max: 256 << 10, pieces_max: 300, block_bytes: 4096 };
-        let pace = MoverPace { move_after: Duration::ZERO, settle_after: Duration::ZERO };
-        RestoreOptions { log, pace, stall_limit: Duration::from_secs(10), ..RestoreOptions::default() }
-    }
-    fn parts(&self) -> VolumeParts {
-        let target = FaultyBlock::new(self.disk.clone(), self.plan.clone());
-        VolumeParts { holder: self.holder.clone(), target, fresh: true, usage: None, uncache: None }
-    }
-    fn state(&self) -> Arc<dyn LogDir> {
-        FaultyDir::new(self.dir.clone(), self.plan.clone())
-    }
-    fn create(&self) -> Arc<RestoreSet> {
-        self.create_with(Self::options())
-    }
-    fn create_with(&self, options: RestoreOptions) -> Arc<RestoreSet> {
-        let v = NewVolume {
-            name: "data".into(),
-            volume: Uuid([5; 16]),
-            origin: Some((Uuid([6; 16]), Generation(3))),
-            destination: "/dev/disk".into(),
-            parts: self.parts(),
-        };
-        RestoreSet::create(self.state(), "shop", vec![v], options, self.clock.clone()).unwrap()
-    }
-    fn resume(&self) -> Result<Arc<RestoreSet>> {
-        RestoreSet::resume(self.state(), Self::options(), self.clock.clone(), |_| Ok(self.parts()))
-    }
-    fn truth(&self, extent: u64) -> Vec<u8> {
-        let mut out = vec![0; EXTENT as usize];
-        self.holder.truth(extent, &mut out);
-        out
-    }
-    fn read(&self, set: &RestoreSet, token: u64, at: u64, len: usize) -> Option<Result<Vec<u8>>> {
-        let mut buf = vec![0; len];
-        let mut answers = Vec::new();
-        let sink: Arc<dyn CompletionSink> = self.sink.clone();
-        let mut batch = [Request { token, offset: at, op: Op::Read(&mut buf) }];
-        set.volumes()[0].submit(&mut batch, &mut answers, &sink);
-        match answers.pop().unwrap() {
-            Answer::Done(r) => Some(r.map(|()| buf)),
-            Answer::Later => None,
-        }
-    }
-    fn write(&self, set: &RestoreSet, token: u64, at: u64, data: &[u8]) -> Option<Result<()>> {
-        let mut answers = Vec::new();
-        let sink: Arc<dyn CompletionSink> = self.sink.clone();
-        let mut batch = [Request { token, offset: at, op: Op::Write { data, fua: false } }];
-        set.volumes()[0].submit(&mut batch, &mut answers, &sink);
-        match answers.pop().unwrap() {
-            Answer::Done(r) => Some(r),
-            Answer::Later => None,
-        }
-    }
-    fn came(&self) -> Vec<Completion> {
-        std::mem::take(&mut *self.sink.came.lock().unwrap())
-    }
-}
-
-/// Steps the mover and the log until nothing is left to do.
-fn settle(set: &RestoreSet) {
-    for _ in 0..200 {
-        set.log_step().unwrap();
-        set.mover_step(true).unwrap();
-        if set.is_settled() {
-            return;
-        }
-    }
-}
-
-fn fill(set: &RestoreSet) {
-    set.fetch(0, &(0..256).collect::<Vec<_>>());
-    assert!(set.is_complete());
-}
-
-/// A disk at whose next flush something else happens, behind the flush and before it is answered.
-struct During {
-    disk: Arc<MemBlock>,
-    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-impl Block for During {
-    fn info(&self) -> Info {
-        self.disk.info()
-    }
-    fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>) {
-        self.disk.submit(batch, answers, sink);
-        if batch.iter().any(|r| matches!(r.op, Op::Flush)) {
-            let then = self.then.lock().unwrap().take();
-            then.into_iter().for_each(|then| then());
-        }
-    }
-    fn allocation(&self, range: ByteRange, out: &mut Vec<rekindle_io::block::Allocation>) -> Result<()> {
-        self.disk.allocation(range, out)
-    }
-}
 
 /// What the fill lands while the destination is being flushed is not covered by that flush.
 #[test]
 fn what_lands_during_a_flush_is_settled_by_the_next_one() {
-    let b = Bench::new();
-    let during = Arc::new(During { disk: b.disk.clone(), then: Mutex::new(None) });
-    let v = NewVolume {
-        name: "data".into(),
-        volume: Uuid([5; 16]),
-        origin: None,
-        destination: "/dev/disk".into(),
-        parts: VolumeParts { target: during.clone(), ..b.parts() },
-    };
-    let set = RestoreSet::create(b.state(), "shop", vec![v], Bench::options(), b.clock.clone()).unwrap();
+    let b = Machine::new();
+    let during = During::new(&b.disk);
+    let set = b.create_of(VolumeParts { target: during.clone(), ..b.parts() });
     assert_eq!(set.fetch(0, &[MID]), 1);
     let filling = set.clone();
-    *during.then.lock().unwrap() = Some(Box::new(move || assert_eq!(filling.fetch(0, &[MID + 1]), 1)));
-    while during.then.lock().unwrap().is_some() {
+    during.at_next_flush(move || assert_eq!(filling.fetch(0, &[MID + 1]), 1));
+    while during.waits() {
         set.mover_step(true).unwrap();
     }
     // The record names the stamp, then the pages become durable.
     (0..2).for_each(|_| assert_eq!(set.mover_step(true).unwrap(), Step::Worked));
     for seed in 0..8 {
-        let after = Bench {
-            dir: b.dir.crash(Crash::Power { seed }),
-            disk: b.disk.crash(Crash::Power { seed }),
-            holder: b.holder.clone(),
-            ..Bench::new()
-        };
+        let after = b.after(Crash::Power { seed });
         let set = after.resume().unwrap();
         assert!(!set.is_absent(0, MID), "it was flushed, and its page is durable");
         let got = after.read(&set, 1, (MID + 1) * EXTENT, EXTENT as usize).unwrap().unwrap();
@@ -193,7 +42,7 @@ fn what_lands_during_a_flush_is_settled_by_the_next_one() {
 
 #[test]
 fn one_fetch_however_many_wait() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.hold();
     for token in 0..5 {
@@ -214,7 +63,7 @@ fn one_fetch_however_many_wait() {
 
 #[test]
 fn a_read_mixes_log_destination_and_holder() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     assert_eq!(set.fetch(0, &[MID]), 1);
     b.write(&set, 1, (MID + 1) * EXTENT - 512, &[7; 1024]).unwrap().unwrap();
@@ -226,7 +75,7 @@ fn a_read_mixes_log_destination_and_holder() {
 
 #[test]
 fn a_write_over_a_whole_extent_cancels_its_fetch_in_part_it_waits_for_it() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.hold();
     set.fetch(0, &[MID, MID + 1]);
@@ -250,7 +99,7 @@ fn a_write_over_a_whole_extent_cancels_its_fetch_in_part_it_waits_for_it() {
 
 #[test]
 fn trims_and_zeros_of_whole_extents_need_no_fetch() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     set.volumes()[0].trim_at(MID * EXTENT, 3 * EXTENT).unwrap();
     set.volumes()[0].zero_at((MID + 9) * EXTENT, EXTENT).unwrap();
@@ -265,7 +114,7 @@ fn trims_and_zeros_of_whole_extents_need_no_fetch() {
 
 #[test]
 fn a_holder_that_is_away_stalls_reads_until_the_limit() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.set_available(false);
     assert!(b.read(&set, 1, MID * EXTENT, 512).is_none());
@@ -292,7 +141,7 @@ fn a_holder_that_is_away_stalls_reads_until_the_limit() {
 
 #[test]
 fn a_damaged_frame_is_an_error_and_never_data() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.set_damaged(MID, true);
     assert_eq!(b.read(&set, 1, MID * EXTENT, 512).unwrap().unwrap_err().kind, Kind::Corrupt);
@@ -307,7 +156,7 @@ fn a_damaged_frame_is_an_error_and_never_data() {
 
 #[test]
 fn a_full_log_makes_writes_wait_in_order_and_flush_not_at_all() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.set_available(false);
     let mut token = 0;
@@ -346,7 +195,7 @@ fn a_full_log_makes_writes_wait_in_order_and_flush_not_at_all() {
 
 #[test]
 fn a_waiting_write_of_a_dead_connection_is_dropped() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.set_available(false);
     let mut token = 0;
@@ -368,7 +217,7 @@ fn a_waiting_write_of_a_dead_connection_is_dropped() {
 
 #[test]
 fn a_failed_flush_of_the_log_is_final_and_said_after_reopening() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     let device = set.volumes()[0].clone();
     device.write_at(MID * EXTENT, &[1; 512]).unwrap();
@@ -389,7 +238,7 @@ fn a_failed_flush_of_the_log_is_final_and_said_after_reopening() {
 
 #[test]
 fn a_half_restored_destination_is_no_volume() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume yet"), "before any data");
     fill(&set);
@@ -405,16 +254,13 @@ fn a_half_restored_destination_is_no_volume() {
         "the tail of a GPT is not there either"
     );
     assert_eq!(b.read(&set, 2, 0, 512).unwrap().unwrap(), [9; 512]);
-    struct AsIs;
-    impl Adopt for AsIs {
-        fn adopt(&self, v: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
-            assert_eq!(v[0].marks, [(ExtentRange { start: 0, end: 1 }, Generation(1))]);
-            assert_eq!((v[0].origin, v[0].generation), (Some((Uuid([6; 16]), Generation(3))), Generation(1)));
-            Ok(v.into_iter().map(|s| s.device).collect())
-        }
-    }
-    assert_eq!(set.hand_over(&AsIs, false).unwrap_err().kind, Kind::Busy, "not before verification");
-    set.hand_over(&AsIs, true).unwrap();
+    let marked = After(|v: &[Settling]| {
+        assert_eq!(v[0].marks, [(ExtentRange { start: 0, end: 1 }, Generation(1))]);
+        assert_eq!((v[0].origin, v[0].generation), (Some(ORIGIN), Generation(1)));
+        Ok(())
+    });
+    assert_eq!(set.hand_over(&marked, false).unwrap_err().kind, Kind::Busy, "not before verification");
+    set.hand_over(&marked, true).unwrap();
     let mut head = b.truth(0);
     head[..512].fill(9);
     assert!(b.disk.bytes()[..EXTENT as usize] == head[..] && b.disk.bytes().ends_with(&b.truth(255)));
@@ -426,16 +272,10 @@ fn a_half_restored_destination_is_no_volume() {
 
 #[test]
 fn a_hand_over_that_cannot_be_adopted_goes_on_restoring() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     fill(&set);
-    struct No;
-    impl Adopt for No {
-        fn adopt(&self, _: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
-            Err(rekindle_io::Error::new(Kind::Full, "no space for the live state"))
-        }
-    }
-    assert_eq!(set.hand_over(&No, true).unwrap_err().kind, Kind::Full);
+    assert_eq!(set.hand_over(&full(), true).unwrap_err().kind, Kind::Full);
     b.write(&set, 1, MID * EXTENT, &[8; 512]).unwrap().unwrap();
     settle(&set);
     assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume"), "the label is back");
@@ -449,37 +289,24 @@ fn a_hand_over_that_cannot_be_adopted_goes_on_restoring() {
 
 #[test]
 fn only_one_restore_a_folder_and_only_the_same_moment_resumes() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
-    let again = NewVolume {
-        name: "data".into(),
-        volume: Uuid([5; 16]),
-        origin: None,
-        destination: "x".into(),
-        parts: b.parts(),
-    };
-    let refused = RestoreSet::create(b.state(), "shop", vec![again], Bench::options(), b.clock.clone());
+    let refused = RestoreSet::create(b.state(), "shop", vec![volume(b.parts())], options(), b.clock.clone());
     assert_eq!(refused.map(drop).unwrap_err().kind, Kind::Exists);
     drop(set);
-    let other = Bench::new();
-    let resumed = RestoreSet::resume(b.state(), Bench::options(), b.clock.clone(), |_| Ok(other.parts()));
+    let other = Machine::new();
+    let resumed = RestoreSet::resume(b.state(), options(), b.clock.clone(), |_| Ok(other.parts()));
     assert_eq!(resumed.map(drop).unwrap_err().kind, Kind::Invalid);
-    let nothing = RestoreSet::resume(MemDir::new(), Bench::options(), b.clock.clone(), |_| Ok(b.parts()));
+    let nothing = RestoreSet::resume(MemDir::new(), options(), b.clock.clone(), |_| Ok(b.parts()));
     assert_eq!(nothing.map(drop).unwrap_err().kind, Kind::Gone);
 }
 
 #[test]
 fn a_destination_that_cannot_carry_the_volume_is_refused() {
-    let b = Bench::new();
+    let b = Machine::new();
     let with = |target: Arc<dyn Block>| {
-        let v = NewVolume {
-            name: "data".into(),
-            volume: Uuid([5; 16]),
-            origin: None,
-            destination: "/dev/disk".into(),
-            parts: VolumeParts { target, ..b.parts() },
-        };
-        RestoreSet::create(MemDir::new(), "shop", vec![v], Bench::options(), b.clock.clone()).map(drop)
+        let v = vec![volume(VolumeParts { target, ..b.parts() })];
+        RestoreSet::create(MemDir::new(), "shop", v, options(), b.clock.clone()).map(drop)
     };
     assert_eq!(with(MemBlock::new(SIZE - 512)).unwrap_err().kind, Kind::Invalid);
     let large_blocks = Info { logical_block: 4096, ..b.disk.info() };
@@ -489,7 +316,7 @@ fn a_destination_that_cannot_carry_the_volume_is_refused() {
 
 #[test]
 fn a_backup_while_restoring_reads_its_instant_and_nothing_it_need_not() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.write(&set, 1, MID * EXTENT + 512, &[1; 512]).unwrap().unwrap();
     let instant = set.instant().unwrap();
@@ -498,9 +325,7 @@ fn a_backup_while_restoring_reads_its_instant_and_nothing_it_need_not() {
     b.write(&set, 3, 7 * EXTENT, &[2; 512]).unwrap().unwrap();
     settle(&set);
     let volume = instant.volumes()[0];
-    let Changed::Since { marked, compare } = volume.changed(Uuid([6; 16]), Generation(3)) else {
-        panic!("known")
-    };
+    let Changed::Since { marked, compare } = volume.changed(ORIGIN.0, ORIGIN.1) else { panic!("known") };
     assert!(compare.is_empty() && marked.contains(&ExtentRange { start: MID, end: MID + 1 }));
     assert!(matches!(volume.changed(Uuid([7; 16]), Generation(3)), Changed::CompareAll(_)));
     let mut got = vec![0; EXTENT as usize];
@@ -520,7 +345,7 @@ fn a_backup_while_restoring_reads_its_instant_and_nothing_it_need_not() {
     drop(instant);
     // Also after a crash.
     drop(set);
-    let after = Bench { dir: b.dir.crash(Crash::Kill), disk: b.disk.crash(Crash::Kill), ..b };
+    let after = b.after(Crash::Kill);
     let set = after.resume().unwrap();
     let instant = set.instant().unwrap();
     let Changed::Since { marked, .. } = instant.volumes()[0].changed(identity.tracking, identity.generation)
@@ -532,7 +357,7 @@ fn a_backup_while_restoring_reads_its_instant_and_nothing_it_need_not() {
 
 #[test]
 fn no_space_for_the_state_is_waited_out() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.write(&set, 1, MID * EXTENT, &[1; EXTENT as usize]).unwrap().unwrap();
     let mut full = 0;
@@ -552,8 +377,8 @@ fn no_space_for_the_state_is_waited_out() {
 
 #[test]
 fn an_instant_keeps_the_space_it_reads_from() {
-    let b = Bench::new();
-    let mut options = Bench::options();
+    let b = Machine::new();
+    let mut options = options();
     options.log.bytes_max = 2 << 20;
     let set = b.create_with(options);
     for i in 0..10u64 {
@@ -581,7 +406,7 @@ fn an_instant_keeps_the_space_it_reads_from() {
 #[test]
 fn a_record_that_hides_another_is_durable_before_that_one_is_gone() {
     for (k, m) in (0..9).flat_map(|k| (0..6).map(move |m| (k, m))) {
-        let b = Bench::new();
+        let b = Machine::new();
         let set = b.create();
         let place = MID * EXTENT + 512;
         // Part of an absent extent, promised; then so much that its segment is full and all else in it can be moved.
@@ -604,12 +429,7 @@ fn a_record_that_hides_another_is_durable_before_that_one_is_gone() {
         drop(set);
         for seed in 0..4 {
             let crash = Crash::Power { seed };
-            let after = Bench {
-                dir: b.dir.crash(crash),
-                disk: b.disk.crash(crash),
-                holder: b.holder.clone(),
-                ..Bench::new()
-            };
+            let after = b.after(crash);
             let set = after.resume().unwrap();
             let got = after.read(&set, 4, place, 512).unwrap().unwrap();
             assert!(
@@ -620,22 +440,14 @@ fn a_record_that_hides_another_is_durable_before_that_one_is_gone() {
     }
 }
 
-/// The destination itself becomes the live volume.
-struct Direct;
-impl Adopt for Direct {
-    fn adopt(&self, v: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
-        Ok(v.into_iter().map(|s| s.device).collect())
-    }
-}
-
 #[test]
 fn a_verification_that_outlives_an_unverified_hand_over_mends_nothing() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     fill(&set);
     let mut verifier = Verifier::default();
     set.verify_step(&mut verifier).unwrap();
-    set.hand_over(&Direct, true).unwrap();
+    set.hand_over(&as_is(), true).unwrap();
     // No mark says any more what the guest wrote.
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     let after = b.disk.bytes();
@@ -647,7 +459,7 @@ fn a_verification_that_outlives_an_unverified_hand_over_mends_nothing() {
 
 #[test]
 fn what_comes_again_after_a_crash_is_verified_again() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     fill(&set);
     let mut verifier = Verifier::default();
@@ -659,14 +471,14 @@ fn what_comes_again_after_a_crash_is_verified_again() {
         let set = b.resume().unwrap();
         fill(&set);
         assert_eq!(set.status().state, RestoreState::Complete);
-        assert_eq!(set.hand_over(&Direct, false).unwrap_err().kind, Kind::Busy, "not read back");
+        assert_eq!(set.hand_over(&as_is(), false).unwrap_err().kind, Kind::Busy, "not read back");
         settle(&set);
     }
 }
 
 #[test]
 fn a_log_that_lost_its_table_is_damaged_and_not_empty() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     set.volumes()[0].flush().unwrap();
@@ -685,14 +497,14 @@ const BLOCK: u64 = 4096;
 
 #[test]
 fn a_state_copied_while_it_ran_does_not_fit_after_a_clean_stop() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     let old = b.dir.crash(Crash::Kill);
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     set.volumes()[0].flush().unwrap();
     set.stop().unwrap();
     drop(set);
-    let older = Bench { dir: old, disk: b.disk.crash(Crash::Kill), holder: b.holder.clone(), ..Bench::new() };
+    let older = Machine { dir: old, ..b.after(Crash::Kill) };
     let e = older.resume().map(drop).unwrap_err();
     assert!(e.kind == Kind::Invalid && e.what.contains("older copy"), "{e:?}");
     let set = b.resume().unwrap();
@@ -701,7 +513,7 @@ fn a_state_copied_while_it_ran_does_not_fit_after_a_clean_stop() {
 
 #[test]
 fn what_was_flushed_and_cannot_be_moved_ages_a_copy_of_the_state_too() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.holder.set_available(false);
     let old = b.dir.crash(Crash::Kill);
@@ -713,27 +525,20 @@ fn what_was_flushed_and_cannot_be_moved_ages_a_copy_of_the_state_too() {
         set.mover_step(false).unwrap();
     }
     drop(set);
-    let older = Bench { dir: old, disk: b.disk.crash(Crash::Kill), holder: b.holder.clone(), ..Bench::new() };
+    let older = Machine { dir: old, ..b.after(Crash::Kill) };
     assert_eq!(older.resume().map(drop).unwrap_err().kind, Kind::Invalid);
 }
 
 #[test]
 fn one_damaged_stamp_is_harmless_two_are_refused() {
-    let b = Bench::new();
-    let set = b.create();
-    fill(&set);
-    settle(&set);
+    let b = Machine::new();
+    let set = b.complete();
     drop(set);
     let whole = b.disk.bytes();
     let stamps = &whole[BLOCK as usize..3 * BLOCK as usize];
     assert!(stamps.starts_with(b"RKSTAMP1") && stamps[BLOCK as usize..].starts_with(b"RKSTAMP1"));
     let with_lost = |lost: &[u64]| {
-        let after = Bench {
-            dir: b.dir.crash(Crash::Kill),
-            disk: b.disk.crash(Crash::Kill),
-            holder: b.holder.clone(),
-            ..Bench::new()
-        };
+        let after = b.after(Crash::Kill);
         lost.iter().for_each(|at| after.disk.write_at(*at, &[0xff; 512]).unwrap());
         after.resume().map(drop)
     };
@@ -745,34 +550,22 @@ fn one_damaged_stamp_is_harmless_two_are_refused() {
 
 #[test]
 fn a_disk_that_took_the_place_of_another_in_a_hand_over_is_refused() {
-    struct No;
-    impl Adopt for No {
-        fn adopt(&self, _: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
-            Err(rekindle_io::Error::new(Kind::Full, "the end of this life"))
-        }
-    }
     let mut refused = 0;
     for k in 0..200 {
-        let b = Bench::new();
-        let set = b.create();
-        fill(&set);
-        settle(&set);
+        let b = Machine::new();
+        let set = b.complete();
         b.plan.die_within(b.plan.count() + k, k % 4 * 300);
-        set.hand_over(&No, true).map(drop).unwrap_err();
+        set.hand_over(&full(), true).map(drop).unwrap_err();
         if !b.plan.is_dead() {
             break;
         }
         drop(set);
-        let crash = Crash::Power { seed: k };
-        let after = |disk| {
-            let dir = b.dir.crash(crash);
-            Bench { dir, disk, holder: b.holder.clone(), ..Bench::new() }
-        };
+        let after = b.after(Crash::Power { seed: k });
         let strange = MemBlock::new(SIZE);
         strange.write_at(0, &vec![0xa5; SIZE as usize]).unwrap();
-        let e = after(strange).resume().map(drop).unwrap_err();
+        let e = after.resume_on(strange).map(drop).unwrap_err();
         assert!(e.kind == Kind::Invalid, "crash at {k}: {e:?}");
-        let set = after(b.disk.crash(crash)).resume().unwrap_or_else(|e| panic!("crash at {k}: {e:?}"));
+        let set = after.resume().unwrap_or_else(|e| panic!("crash at {k}: {e:?}"));
         assert_eq!(b.read(&set, 1, 0, 512).unwrap().unwrap(), b.truth(0)[..512], "crash at {k}");
         refused += 1;
     }
@@ -781,14 +574,14 @@ fn a_disk_that_took_the_place_of_another_in_a_hand_over_is_refused() {
 
 #[test]
 fn what_a_destination_is_can_be_asked() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     let plan = set.plan();
     drop(set);
     let is = |disk: Arc<MemBlock>| is_destination(&*b.dir, &plan, 0, disk).map_err(|e| e.what);
     is(b.disk.crash(Crash::Kill)).unwrap();
     assert!(is(MemBlock::new(SIZE)).unwrap_err().contains("does not carry the label of this restore"));
-    let other = Bench::new();
+    let other = Machine::new();
     drop(other.create());
     assert!(is(other.disk.clone()).unwrap_err().contains("destination of another restore"));
     let resumed = b.resume().unwrap();
@@ -800,16 +593,14 @@ fn what_a_destination_is_can_be_asked() {
 
 #[test]
 fn a_hand_over_lets_waiting_writes_in_before_it_switches() {
-    let b = Bench::new();
-    let set = b.create();
-    fill(&set);
-    settle(&set);
+    let b = Machine::new();
+    let set = b.complete();
     // No segment is prepared: a write waits although the mover can empty the log.
     let waited = (0..60).find(|t| b.write(&set, *t, (MID + t) * EXTENT, &[*t as u8 + 1; 8192]).is_none());
     let waited = waited.expect("the log is bounded");
     let behind = b.write(&set, 1000, (MID + waited) * EXTENT + 512, &[0xaa; 512]);
     assert!(behind.is_none() && set.status().writes_waiting == 2);
-    set.hand_over(&Direct, true).unwrap();
+    set.hand_over(&as_is(), true).unwrap();
     let came: Vec<_> = b.came().into_iter().map(|c| (c.token, c.result.is_ok())).collect();
     assert_eq!(came, [(waited, true), (1000, true)], "answered, in order");
     let at = ((MID + waited) * EXTENT) as usize;
@@ -819,27 +610,20 @@ fn a_hand_over_lets_waiting_writes_in_before_it_switches() {
 
 #[test]
 fn a_hand_over_without_space_for_the_state_says_so_and_can_be_repeated() {
-    let b = Bench::new();
-    let v = NewVolume {
-        name: "data".into(),
-        volume: Uuid([5; 16]),
-        origin: None,
-        destination: "/dev/disk".into(),
-        // Only the state's file system is full.
-        parts: VolumeParts { target: b.disk.clone(), ..b.parts() },
-    };
-    let set = RestoreSet::create(b.state(), "shop", vec![v], Bench::options(), b.clock.clone()).unwrap();
+    let b = Machine::new();
+    // Only the state's file system is full.
+    let set = b.create_of(VolumeParts { target: b.disk.clone(), ..b.parts() });
     fill(&set);
     settle(&set);
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     (0..4000).for_each(|_| b.plan.fail_next(FaultOp::Write, Kind::Full));
-    let e = set.hand_over(&Direct, true).unwrap_err();
+    let e = set.hand_over(&as_is(), true).unwrap_err();
     b.plan.heal();
     assert!(e.kind == Kind::Full && e.what.contains("cannot be moved into the destination"), "{e:?}");
     assert_eq!(b.read(&set, 2, MID * EXTENT, 512).unwrap().unwrap(), [7; 512], "it goes on");
     assert!(b.disk.bytes().starts_with(b"rekindle: this is not a volume yet"));
     assert_ne!(set.status().state, RestoreState::Failed);
-    set.hand_over(&Direct, true).unwrap();
+    set.hand_over(&as_is(), true).unwrap();
     let at = (MID * EXTENT) as usize;
     assert_eq!(b.disk.bytes()[at..at + 512], [7; 512]);
 }
@@ -848,7 +632,7 @@ fn a_hand_over_without_space_for_the_state_says_so_and_can_be_repeated() {
 /// backup has it, one that the guest wrote in part, one that is written whole.
 #[test]
 fn verification_compares_what_came_from_the_backup_alone() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     b.write(&set, 2, (MID + 1) * EXTENT, &[7; EXTENT as usize]).unwrap().unwrap();
@@ -867,7 +651,7 @@ fn verification_compares_what_came_from_the_backup_alone() {
 /// Goal: marks are a byte. Method: as many backups during one restore as they can tell apart, and two more.
 #[test]
 fn after_254_backups_of_one_restore_the_next_ones_compare() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     fill(&set);
     let mut parent = set.instant().unwrap().volumes()[0].identity();
@@ -887,7 +671,7 @@ fn after_254_backups_of_one_restore_the_next_ones_compare() {
             Changed::CompareAll(why) => assert!(n > 254 && !why.is_empty(), "{n}: {why}"),
         }
         // To the moment itself everything the guest ever wrote is told.
-        assert!(matches!(volume.changed(Uuid([6; 16]), Generation(3)), Changed::Since { .. }));
+        assert!(matches!(volume.changed(ORIGIN.0, ORIGIN.1), Changed::Since { .. }));
         parent = volume.identity();
     }
 }
@@ -895,7 +679,7 @@ fn after_254_backups_of_one_restore_the_next_ones_compare() {
 /// Garbage or zeros in any sector of record, segment table or pages, at any time of a short life.
 #[test]
 fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     let mut flushed = Vec::new();
     let damage_all = |when: &str, flushed: &[(u64, u8)]| {
@@ -903,12 +687,7 @@ fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
             let len = b.dir.open(name).unwrap().unwrap().len().unwrap();
             for (sector, fill) in (0..len.div_ceil(512)).flat_map(|s| [(s, 0), (s, 0xff)]) {
                 let mut raw = [0; 512];
-                let after = Bench {
-                    dir: b.dir.crash(Crash::Kill),
-                    disk: b.disk.crash(Crash::Kill),
-                    holder: b.holder.clone(),
-                    ..Bench::new()
-                };
+                let after = b.after(Crash::Kill);
                 let file = after.dir.open(name).unwrap().unwrap();
                 file.read_at(sector * 512, &mut raw).unwrap();
                 // What was never written is not damaged.
@@ -963,7 +742,7 @@ fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
 
 #[test]
 fn a_damaged_record_that_was_durable_is_an_error_and_not_the_end_of_the_log() {
-    let b = Bench::new();
+    let b = Machine::new();
     let set = b.create();
     for e in 0..5 {
         b.write(&set, 1, (MID + e) * EXTENT + 512, &[7; 512]).unwrap().unwrap();
@@ -974,12 +753,7 @@ fn a_damaged_record_that_was_durable_is_an_error_and_not_the_end_of_the_log() {
     drop(set);
     let mut refused = 0;
     for sector in 8..16 {
-        let after = Bench {
-            dir: b.dir.crash(Crash::Kill),
-            disk: b.disk.crash(Crash::Kill),
-            holder: b.holder.clone(),
-            ..Bench::new()
-        };
+        let after = b.after(Crash::Kill);
         let file = after.dir.open("log-000001").unwrap().unwrap();
         file.write_at(sector * 512, &[&[0xff; 512]]).unwrap();
         match after.resume() {

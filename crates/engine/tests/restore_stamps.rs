@@ -7,17 +7,17 @@
 mod kit;
 
 use kit::*;
-use rekindle_engine::restore::{PlanRecord, RestoreState, Step, Verifier, peek};
-use rekindle_io::Kind;
+use rekindle_engine::restore::{PlanRecord, RestoreSet, RestoreState, Settling, Step, Verifier, peek};
 use rekindle_io::block::MemBlock;
 use rekindle_io::fault::{Crash, FaultOp};
 use rekindle_io::logfile::LogDir;
+use rekindle_io::{Error, Kind};
 
 /// Died where the edges are in place of the label, and the record does not say live yet.
-fn dies_in_a_hand_over(m: &Machine, set: &rekindle_engine::restore::RestoreSet) {
-    let die = After(|| {
+fn dies_in_a_hand_over(m: &Machine, set: &RestoreSet) {
+    let die = After(|_: &[Settling]| {
         m.plan.die_now();
-        Err(rekindle_io::Error::new(Kind::Cancelled, "dead"))
+        Err(Error::new(Kind::Cancelled, "dead"))
     });
     set.hand_over(&die, true).unwrap_err();
 }

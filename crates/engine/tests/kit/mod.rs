@@ -183,21 +183,21 @@ pub fn damage_record(dir: &dyn LogDir, copy: u64) {
     file.sync().unwrap();
 }
 
-/// Takes the devices as they are, when this is done.
+/// Takes the devices as they are, when this is done with them.
 pub struct After<F>(pub F);
-impl<F: Fn() -> Result<()>> Adopt for After<F> {
+impl<F: Fn(&[Settling]) -> Result<()>> Adopt for After<F> {
     fn adopt(&self, v: Vec<Settling>) -> Result<Vec<Arc<dyn Block>>> {
-        (self.0)()?;
+        (self.0)(&v)?;
         Ok(v.into_iter().map(|s| s.device).collect())
     }
 }
 /// Takes the devices as they are.
 pub fn as_is() -> impl Adopt {
-    After(|| Ok(()))
+    After(|_: &[Settling]| Ok(()))
 }
 /// Cannot take them.
 pub fn full() -> impl Adopt {
-    After(|| Err(Error::new(Kind::Full, "no space for the live state")))
+    After(|_: &[Settling]| Err(Error::new(Kind::Full, "no space for the live state")))
 }
 
 /// A disk at whose next flush something else happens, behind the flush and before it is answered.
