@@ -114,13 +114,13 @@ impl Failure {
     }
     /// From an error of a port, while doing `error`.
     pub fn io(error: impl Into<String>, e: &rekindle_io::Error) -> Failure {
-        let (exit, cure) = usual_cure(e.kind);
+        let (exit, cure) = cure_of(e);
         Failure::new(exit, error, &e.what, cure)
     }
     /// From an error of the system, while doing `error` to `path`.
     pub fn system(error: impl Into<String>, e: &std::io::Error) -> Failure {
         let e = rekindle_io::Error::os("", e);
-        let (exit, cure) = usual_cure(e.kind);
+        let (exit, cure) = cure_of(&e);
         Failure::new(exit, error, e.what.trim_start_matches(": "), cure)
     }
     /// The same failure with another cure.
@@ -163,6 +163,20 @@ impl fmt::Display for Failure {
     }
 }
 impl std::error::Error for Failure {}
+
+/// What helps against an error: some that no kind tells apart have nothing to do with a device.
+fn cure_of(e: &rekindle_io::Error) -> (Exit, &'static str) {
+    match (e.kind, e.os) {
+        (Kind::Failed, Some(libc::ENOTDIR | libc::EISDIR | libc::ELOOP | libc::ENAMETOOLONG)) => {
+            (Exit::Failed, "check the path")
+        }
+        (Kind::Failed, Some(libc::EMFILE | libc::ENFILE)) => (
+            Exit::Failed,
+            "raise the limit of open files (`ulimit -n`, LimitNOFILE=), or end what holds many",
+        ),
+        _ => usual_cure(e.kind),
+    }
+}
 
 /// The exit code of a kind and what usually helps; call sites that know more say more with `cure`.
 fn usual_cure(kind: Kind) -> (Exit, &'static str) {
@@ -226,6 +240,17 @@ mod tests {
         assert_eq!(said("cannot open ./x", "./x: No such file"), "cannot open ./x: No such file");
         assert_eq!(said("cannot open a./x", "./x: No such file"), "cannot open a./x: ./x: No such file");
         assert_eq!(said("cannot open y", "x: No such file"), "cannot open y: x: No such file");
+    }
+
+    #[test]
+    fn a_wrong_path_is_not_blamed_on_a_device() {
+        for (os, cure) in
+            [(libc::ENOTDIR, "check the path"), (libc::EMFILE, "open files"), (libc::EIO, "dmesg")]
+        {
+            let e = std::io::Error::from_raw_os_error(os);
+            assert!(Failure::system("cannot", &e).cure.contains(cure), "{e}");
+            assert!(Failure::io("cannot", &rekindle_io::Error::os("x", &e)).cure.contains(cure), "{e}");
+        }
     }
 
     #[test]

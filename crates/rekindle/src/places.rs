@@ -121,6 +121,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some(if m.file_type().is_block_device() { (m.rdev(), u64::MAX) } else { (m.dev(), m.ino()) })
 }
 
+/// A file or a block device is there.
+pub fn is_disk(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|m| m.is_file() || m.file_type().is_block_device())
+}
+
 /// Absolute, links resolved as far as something exists.
 pub fn real(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());

@@ -137,7 +137,7 @@ pub fn store(place: &std::path::Path) -> Outcome<Arc<dyn Store>> {
 }
 
 /// A directory behind the store server of the benchmarks (docs/benchmarks.md): no authentication of its own.
-const BENCH_STORE: &str = "tcp://";
+pub const BENCH_STORE: &str = "tcp://";
 
 /// The place of `-r`: a directory.
 pub fn place(repo: &str) -> Outcome<PathBuf> {

@@ -180,3 +180,29 @@ fn latest_is_a_moment_and_times_are_said_as_typed() {
     }
     assert!(s.fails(1, &["show", "db@-5m"]).contains("db@-5m"));
 }
+
+/// What is asked wrongly is told with what to ask instead, and leaves nothing behind.
+#[test]
+fn wrong_places_are_told_with_their_cure() {
+    let s = Sandbox::new();
+    let (path, _) = kept(&s);
+    let folder = s.text("repo");
+    for (code, args, words) in [
+        (1, &["init", "-r", &format!("{path}/repo")][..], "check the path"),
+        (2, &["init", "-r", "tcp://host:1"], "name a directory"),
+        (1, &["serve", "x", &folder], "name a raw image or a block device"),
+        (1, &["timeline", "--key-file", &folder], "check the path"),
+    ] {
+        let said = s.fails(code, args);
+        assert!(said.contains(words) && !said.contains("dmesg"), "{args:?}: {said}");
+    }
+    assert!(!s.path("tcp:").exists());
+    let said = s.fails(1, &["backup", "db", "--pre-hook", "false"]);
+    assert!(said.contains("sh -c false"), "{said}");
+    // Nobody can listen there: nothing was begun, the name and the destination are free.
+    for listen in ["unix:/nowhere/at/all", &format!("unix:{path}")] {
+        s.fails(1, &["restore", "db", "--to", "new.raw", "--listen", listen]);
+        assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists(), "{listen}");
+    }
+    s.ok(&["restore", "db", "--to", "new.raw"]);
+}

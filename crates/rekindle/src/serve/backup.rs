@@ -80,9 +80,9 @@ fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
     // The repository first: a wrong password must not cost the guest an instant.
     let (repository, near) = open(set, request)?;
     repository.writable().map_err(|e| repositories::failure(format!("cannot back up {}", set.name), &e))?;
-    let hooks = ShellHooks { pre: request.pre_hook.clone(), post: request.post_hook.clone() };
+    let hooks = ShellHooks::new(request.pre_hook.clone(), request.post_hook.clone());
     let now = SystemClock::new().wall_ns();
-    let instant = set.instant(&hooks)?;
+    let instant = set.instant(&hooks).map_err(|f| hooks.explain(f))?;
     let usual = BackupOptions::new(set.name.clone(), now);
     let options = BackupOptions {
         tags: request.tags.clone(),

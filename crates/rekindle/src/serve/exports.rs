@@ -20,7 +20,7 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Listens; nothing is exported yet.
+    /// Listens; nothing is exported yet. `single`: there will be one volume in all.
     pub fn start(listen: Vec<Listen>, single: bool) -> Outcome<Exports> {
         let shown: Vec<String> = listen.iter().map(ToString::to_string).collect();
         let options = ServerOptions { listen, grace: GRACE, ..ServerOptions::default() };
@@ -35,6 +35,10 @@ impl Exports {
         })?;
         let addresses = server.addresses().to_vec();
         Ok(Exports { server: RwLock::new(Some(server)), addresses, shown: Mutex::default(), single })
+    }
+    /// Where it listens.
+    pub fn addresses(&self) -> &[Listen] {
+        &self.addresses
     }
     /// Shows all volumes of a set; those shown already stay.
     pub fn show(&self, set: &OwnedSet) -> Outcome {

@@ -1,17 +1,38 @@
 //! The commands that bracket a backup's instant.
 
+use crate::errors::Failure;
+use crate::show::words;
 use rekindle_engine::live::Hooks;
 use rekindle_io::{Error, Kind, Result};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// `--pre-hook` and `--post-hook`, run with `/bin/sh -c`.
-#[derive(Clone, Default, Debug)]
+#[derive(Default, Debug)]
 pub struct ShellHooks {
     /// Before; if it fails there is no backup.
-    pub pre: Option<String>,
+    pre: Option<String>,
     /// After, whatever became of it.
-    pub post: Option<String>,
+    post: Option<String>,
+    failed: AtomicBool,
+}
+
+impl ShellHooks {
+    /// With these commands.
+    pub fn new(pre: Option<String>, post: Option<String>) -> ShellHooks {
+        ShellHooks { pre, post, failed: AtomicBool::new(false) }
+    }
+    /// A failure to take an instant: if the hook was it, the hook is what has to be looked at.
+    pub fn explain(&self, f: Failure) -> Failure {
+        match (&self.pre, self.failed.load(Relaxed)) {
+            (Some(command), true) => f.cure(format!(
+                "run it by hand, as the user who serves the set: sh -c {}; nothing was backed up",
+                words::shell(command)
+            )),
+            _ => f,
+        }
+    }
 }
 
 /// The thaw may take this long; after it the guest is served in any case.
@@ -20,7 +41,10 @@ const POST_LIMIT: Duration = Duration::from_secs(30);
 impl Hooks for ShellHooks {
     fn before(&self, limit: Duration) -> Result<()> {
         let Some(command) = &self.pre else { return Ok(()) };
-        let failed = |why: String| Error::new(Kind::Failed, format!("the pre-hook `{command}` {why}"));
+        let failed = |why: String| {
+            self.failed.store(true, Relaxed);
+            Error::new(Kind::Failed, format!("the pre-hook `{command}` {why}"))
+        };
         match run(command, limit) {
             Ok(Some(status)) if status.success() => Ok(()),
             Ok(Some(status)) => Err(failed(format!("failed: {status}"))),
@@ -65,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_hook_that_fails_or_hangs_calls_the_backup_off() {
-        let pre = |c: &str| ShellHooks { pre: Some(c.into()), post: None };
+        let pre = |c: &str| ShellHooks::new(Some(c.into()), None);
         assert!(pre("true").before(Duration::from_secs(5)).is_ok());
         assert!(ShellHooks::default().before(Duration::ZERO).is_ok());
         assert!(pre("exit 3").before(Duration::from_secs(5)).unwrap_err().what.contains("exit status: 3"));

@@ -4,6 +4,7 @@ use super::counting::Counting;
 use super::restoring::{holding, move_map};
 use super::{owner, record};
 use crate::errors::{Exit, Failure, Outcome};
+use crate::places;
 use rekindle_core::volume::Uuid;
 use rekindle_engine::live::{LiveOptions, LiveSet, LiveVolume};
 use rekindle_engine::usage::{Opened, UsageMap};
@@ -151,6 +152,9 @@ fn refuse_half_restored(volume: &LiveVolume, path: &Path) -> Outcome {
 pub fn cannot_open(path: &Path, e: &rekindle_io::Error) -> Failure {
     match e.kind {
         Kind::Busy => owner::disk_busy(path, &e.what),
+        Kind::Invalid if !places::is_disk(path) => {
+            Failure::io(format!("cannot open {}", path.display()), e).cure("name a raw image or a block device")
+        }
         Kind::Invalid => Failure::io(format!("cannot open {}", path.display()), e).cure(
             "make it whole again, or restore it; if it is another disk now, give it a set of its own with another name",
         ),

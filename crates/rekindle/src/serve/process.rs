@@ -19,7 +19,6 @@ use crate::repositories::Access;
 use crate::show::words;
 use crate::signals::Asked;
 use jiff::Timestamp;
-use rekindle_export::nbd::Listen;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,13 +39,11 @@ pub struct Process {
 }
 
 impl Process {
-    /// Listens for NBD clients and for verbs. What is online is exported at once.
-    pub fn start(sets: Vec<OwnedSet>, listen: Vec<Listen>, asked: Arc<Asked>, out: Out) -> Outcome<Process> {
-        let single = sets.iter().map(|s| s.volumes.len()).sum::<usize>() == 1;
-        if let Some(warning) = super::listen::exposed(&listen) {
+    /// Lets in NBD clients at addresses that are listened at, and verbs. What is online is exported at once.
+    pub fn start(sets: Vec<OwnedSet>, exports: Exports, asked: Arc<Asked>, out: Out) -> Outcome<Process> {
+        if let Some(warning) = super::listen::exposed(exports.addresses()) {
             out.warn(warning);
         }
-        let exports = Exports::start(listen, single)?;
         let sets: Vec<Arc<OwnedSet>> = sets.into_iter().map(Arc::new).collect();
         let shared = Arc::new(Shared { sets, exports, asked, out });
         let mut process =

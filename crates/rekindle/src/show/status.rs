@@ -106,7 +106,7 @@ fn restore(s: &SetStatus) -> Vec<String> {
 /// Why nothing can be backed up.
 fn trouble(s: &SetStatus) -> Option<[String; 2]> {
     let t = s.backup.as_ref()?.trouble.as_ref()?;
-    Some([format!("no backup {}", t.cause), format!("          {}", t.cure)])
+    Some([format!("trouble   {}", t.cause), format!("          {}", t.cure)])
 }
 
 /// What an interrupted restore needs somebody for.

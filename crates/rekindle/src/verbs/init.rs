@@ -30,6 +30,13 @@ pub struct Init {
 /// Probes the store, then makes the repository.
 pub fn run(args: &InitArgs, out: Out) -> Outcome<u8> {
     let access = Access::needed(&args.repo)?;
+    if access.place.to_str().is_some_and(|p| p.starts_with(repositories::BENCH_STORE)) {
+        return Err(Failure::usage(
+            format!("cannot make a repository at {}", access.place.display()),
+            "a repository is made in a directory, on the machine that has it",
+            "name a directory",
+        ));
+    }
     let existed = access.place.exists();
     let made = make(args, &access, out);
     // A directory made for a probe or a failed attempt is taken back; one that holds anything stays.

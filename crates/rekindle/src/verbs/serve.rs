@@ -8,6 +8,7 @@ use crate::repositories::Access;
 use crate::secret::source;
 use crate::serve::backups::Backups;
 use crate::serve::calendar::Calendar;
+use crate::serve::exports::Exports;
 use crate::serve::guard;
 use crate::serve::listen;
 use crate::serve::live::{Live, LivePlan};
@@ -58,7 +59,9 @@ pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
     guard::arm();
     places::runtime_dir()?;
     let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref(), out)).collect::<Outcome<Vec<_>>>()?;
-    let mut process = Process::start(sets, plan.listen, asked, out)?;
+    let single = sets.iter().map(|s| s.volumes.len()).sum::<usize>() == 1;
+    let exports = Exports::start(plan.listen, single)?;
+    let mut process = Process::start(sets, exports, asked, out)?;
     plan.access.iter().for_each(|repository| process.look_at(repository));
     if let Some(command) = &args.run {
         process.run_command(command)?;

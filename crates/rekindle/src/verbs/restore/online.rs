@@ -8,6 +8,7 @@ use crate::errors::{Exit, Failure, Outcome};
 use crate::out::Out;
 use crate::repositories::Access;
 use crate::serve::backups::Backups;
+use crate::serve::exports::Exports;
 use crate::serve::guard;
 use crate::serve::listen;
 use crate::serve::owner::{OwnerLock, disk_busy, must_be_free, owner_of};
@@ -19,7 +20,6 @@ use crate::signals::Asked as Signals;
 use crate::{beneath, names, places, units};
 use rekindle_core::usage::Order;
 use rekindle_engine::repository::Repository;
-use rekindle_export::nbd::Listen;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +29,6 @@ struct Ask {
     name: String,
     renamed: bool,
     asked: Asked,
-    listen: Vec<Listen>,
     access: Access,
     begun: Instant,
 }
@@ -40,10 +39,10 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
         name: set.into(),
         renamed: args.named.is_some(),
         asked: asked(args)?,
-        listen: listen::addresses(&args.listen, set)?,
         access: Access::needed(&args.repo)?,
         begun: Instant::now(),
     };
+    let listen = listen::addresses(&args.listen, set)?;
     // Before any thread: they inherit the signal mask.
     let asked = Signals::listen()?;
     guard::arm();
@@ -52,6 +51,9 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     for (what, place) in [("state", places::state_dir()?), ("repository", ask.access.place.clone())] {
         beneath::check(what, &place)?.into_iter().for_each(|w| out.warn(w));
     }
+    // Before anything begins: an address that cannot be had must not leave half a restore behind. Each volume of the moment
+    // has one destination.
+    let exports = Exports::start(listen, paths.len() == 1)?;
     let restoring = match unfinished(set, &paths)? {
         Some((place, found)) => resume(args, &ask, place, &found, out)?,
         None => begin(args, &ask)?,
@@ -61,7 +63,7 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
         restoring.volumes.iter().map(|v| (v.name.clone(), v.path.clone())).collect();
     let backups = Backups::new(Some(ask.access), None);
     let owned = OwnedSet::restoring(restoring, lock, backups);
-    let mut process = Process::start(vec![owned], ask.listen, asked, out)?;
+    let mut process = Process::start(vec![owned], exports, asked, out)?;
     process.restores();
     // After it is served: nobody waits for this.
     record::remember(set, &disks)?;
