@@ -39,7 +39,7 @@ pub enum Verb {
     Serve(ServeArgs),
     /// Snapshot a set at one instant, incremental for ever, with its usage map
     Backup(BackupArgs),
-    /// Everything alive, in one table
+    /// Everything alive, and restores that were interrupted, in one table
     Status(StatusArgs),
     /// The moments that can be restored
     #[command(visible_alias = "snapshots")]

@@ -195,6 +195,21 @@ fn status_tells_of_an_interrupted_restore_and_how_to_go_on() {
     assert_eq!(s.ok(&["status"]), "nothing is alive here\n");
 }
 
+/// What has begun lies there, whatever kept it from being served.
+#[test]
+fn a_restore_that_could_not_be_served_is_known() {
+    let s = Sandbox::new();
+    lost(&s);
+    let listen = format!("unix:{}", s.text("n.sock"));
+    let mut c = s.command(&["restore", "db", "--to", "new.raw", "--listen", &listen]);
+    // Too long for the control socket, which is made when there is something to steer.
+    let ran = kit::ended(c.env("REKINDLE_RUNTIME_DIR", s.path(&"x".repeat(100))).output().unwrap());
+    assert!(ran.code == 2 && ran.err.contains("REKINDLE_RUNTIME_DIR"), "{}", ran.err);
+    assert_eq!(s.json(&["status"])[0]["state"], "interrupted");
+    s.ok(&["discard", "db", "--yes", "db"]);
+    assert!(!s.path("new.raw").exists());
+}
+
 /// Which extents of a half-restored file hold data: what the fill brought, both ends aside.
 fn brought(s: &Sandbox) -> Vec<usize> {
     let bytes = read(s.path("new.raw"));

@@ -63,10 +63,11 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
         restoring.volumes.iter().map(|v| (v.name.clone(), v.path.clone())).collect();
     let backups = Backups::new(Some(ask.access), None);
     let owned = OwnedSet::restoring(restoring, lock, backups);
-    let mut process = Process::start(vec![owned], exports, asked, out)?;
-    process.restores();
-    // After it is served: nobody waits for this.
+    let process = Process::start(vec![owned], exports, asked, out);
+    // After it is served: nobody waits for this. If it cannot be, it lies there all the same, and is to be found.
     record::remember(set, &disks)?;
+    let mut process = process?;
+    process.restores();
     process.serve(&mut |_| ())
 }
 
