@@ -88,6 +88,11 @@ fn online_at_once_then_filled_verified_and_settled() {
     assert!(s.ok(&["usage", "db@latest", "--by", "trace"]).contains("100 % of the volume"));
     let csv = s.ok(&["usage", "db@latest", "--csv"]);
     assert_eq!((csv.lines().count(), csv.starts_with("volume,start,")), (1 + SIZE / 65536, true));
+    for args in [&["usage", "db@latest", "--csv"][..], &["completion", "bash"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let cut = kit::ended(s.command(args).stdout(full).output().unwrap());
+        assert!(cut.code == 1 && cut.err.contains("No space left"), "half of it passes for all: {}", cut.err);
+    }
     s.ok(&["usage", "db@latest", "--svg", "u.svg"]);
     assert!(s.path("u.svg").exists());
     let again = s.messages(&["backup", "db"]).1.pop().unwrap();

@@ -26,8 +26,8 @@ pub fn tell(
     if let Some(v) = volume.filter(|v| !maps.iter().any(|(n, _)| n == v)) {
         return Err(Failure::usage(
             format!("{} has no volume {v} whose usage is counted", set.name),
-            "see its volumes",
-            format!("rekindle status {}", set.name),
+            format!("it has {}", maps.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")),
+            format!("see `rekindle status {}`", set.name),
         ));
     }
     let reply = Mutex::new(reply);

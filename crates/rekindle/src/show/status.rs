@@ -42,7 +42,7 @@ pub fn full(s: &SetStatus, now: SystemTime) -> Vec<String> {
         lines.push(format!("cure      {}", f.cure));
     }
     if let (Some(pid), Some(since)) = (s.pid, &s.since) {
-        lines.push(format!("served    by process {pid} since {}", relative(since, now)));
+        lines.push(format!("served    by process {pid}, begun {}", relative(since, now)));
     }
     let mut t = Table::new(&["VOLUME", ">SIZE", ">EXTENT", ">CLIENTS", "DISK", "URI"]);
     for v in &s.volumes {
@@ -250,7 +250,7 @@ mod tests {
             full(&shop(), now()),
             [
                 "shop  online",
-                "served    by process 77 since 30 s ago",
+                "served    by process 77, begun 30 s ago",
                 "VOLUME     SIZE  EXTENT  CLIENTS  DISK           URI",
                 "data    412 GiB  64 KiB        2  /dev/vg1/data  nbd+unix:///shop/data?socket=/run/rekindle/nbd.sock",
                 "moment    shop@3f9c2a1e",

@@ -1,7 +1,7 @@
 //! `completion SHELL`: completions to stdout.
 
 use crate::cli::Cli;
-use crate::errors::Outcome;
+use crate::errors::{Failure, Outcome};
 use clap::CommandFactory;
 use std::io::Write;
 
@@ -9,7 +9,12 @@ use std::io::Write;
 pub fn run(shell: clap_complete::Shell) -> Outcome<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "rekindle", &mut script);
-    // A reader that went away has what it wanted.
-    let _ = std::io::stdout().write_all(&script);
-    Ok(0)
+    let mut stdout = std::io::stdout();
+    match stdout.write_all(&script).and_then(|()| stdout.flush()) {
+        // A reader that went away has what it wanted.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::system("cannot write the completions to stdout", &e))
+        }
+        _ => Ok(0),
+    }
 }

@@ -18,7 +18,7 @@ use std::io::Write;
 /// Prints it.
 pub fn run(args: &UsageArgs, out: Out) -> Outcome<u8> {
     let named = moments::named(&args.moment)?;
-    let mut rows = Rows { on: args.csv, begun: false };
+    let mut rows = Rows { on: args.csv, begun: false, failed: None };
     // What is served now is asked of its owner; a moment, or a set nobody serves, of the repository.
     let reports = match named.when {
         None => match served(args, &named, &mut rows)? {
@@ -27,6 +27,7 @@ pub fn run(args: &UsageArgs, out: Out) -> Outcome<u8> {
         },
         Some(_) => stored(args, &named, &mut rows)?,
     };
+    rows.end()?;
     if let Some(path) = &args.svg {
         let [report] = &reports[..] else {
             return Err(Failure::usage(
@@ -55,11 +56,12 @@ pub fn run(args: &UsageArgs, out: Out) -> Outcome<u8> {
 struct Rows {
     on: bool,
     begun: bool,
+    failed: Option<std::io::Error>,
 }
 
 impl Rows {
     fn put(&mut self, volume: &str, row: &UsageRow) {
-        if !self.on {
+        if !self.on || self.failed.is_some() {
             return;
         }
         let mut text = String::new();
@@ -68,8 +70,19 @@ impl Rows {
         }
         text.push_str(&row.csv(volume));
         text.push('\n');
-        // A reader that went away has what it wanted.
-        let _ = std::io::stdout().write_all(text.as_bytes());
+        self.failed = std::io::stdout().write_all(text.as_bytes()).err();
+    }
+    /// Half a table is not taken for a whole one. A reader that went away has what it wanted.
+    fn end(mut self) -> Outcome {
+        if self.failed.is_none() && self.on {
+            self.failed = std::io::stdout().flush().err();
+        }
+        match self.failed {
+            Some(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                Err(Failure::system("cannot write the table to stdout", &e))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
