@@ -48,8 +48,13 @@ struct State {
     spare: Vec<Vec<u8>>,
     /// Bytes in the files.
     written: u64,
+    /// What lies in the files and nobody needs: the thread that writes gives it back, since a disk that hangs holds up
+    /// whoever touches it.
+    punches: Vec<(usize, ByteRange)>,
     /// Nothing more is written out.
     ended: bool,
+    /// `write_out` returned.
+    left: bool,
 }
 
 impl State {
@@ -211,8 +216,9 @@ impl Fleece {
             drop(s);
             self.room.notify_all();
         } else if self.files[volume].holds.clear(extent) {
+            s.punches.push((volume, self.files[volume].geometry.extent_bytes(extent)));
             drop(s);
-            self.punch(volume, self.files[volume].geometry.extent_bytes(extent));
+            self.work.notify_one();
         }
     }
     fn punch(&self, volume: usize, at: ByteRange) {
@@ -233,6 +239,12 @@ impl Fleece {
     pub(super) fn write_out(&self) {
         let mut s = lock(&self.state);
         while !s.ended && !self.is_given_up() {
+            if let Some((volume, at)) = s.punches.pop() {
+                drop(s);
+                self.punch(volume, at);
+                s = lock(&self.state);
+                continue;
+            }
             let next = if self.is_work(&s) { self.next_out(&mut s) } else { None };
             match next {
                 None => s = wait(&self.work, s),
@@ -245,6 +257,27 @@ impl Fleece {
                 }
             }
         }
+        s.left = true;
+        drop(s);
+        self.room.notify_all();
+    }
+    /// After `end`: waits until `write_out` returned, but not for a disk that hangs. Says whether it did.
+    pub(super) fn has_left(&self) -> bool {
+        // One that was given up had its time, or ends by itself at once.
+        let limit = if self.is_given_up() { self.room_limit / 10 } else { self.room_limit };
+        let mut s = lock(&self.state);
+        while !s.left {
+            let (after, is_late) = wait_for(&self.room, s, limit);
+            s = after;
+            if is_late && !s.left {
+                tracing::warn!(
+                    "the disk of {} does not answer: what was kept there for the backup goes when it does",
+                    self.dir.place()
+                );
+                return false;
+            }
+        }
+        true
     }
     /// The newest extent of the volume with the most: the backup begins with the oldest. When all were named to the
     /// backup, any: it may be slow to come for them.

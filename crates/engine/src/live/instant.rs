@@ -107,9 +107,12 @@ pub(super) fn take(
     options: &FleeceOptions,
 ) -> Result<LiveInstant> {
     if busy.swap(true, SeqCst) {
-        return Err(Error::new(Kind::Busy, "a backup of this set is running already"));
+        return Err(Error::new(
+            Kind::Busy,
+            "a backup of this set is running already, or its disk does not answer",
+        ));
     }
-    let busy = Busy(busy.clone());
+    let busy = Arc::new(Busy(busy.clone()));
     // All that touches a disk comes before the gates close.
     let nexts = volumes.iter().map(|v| v.prepare_instant()).collect::<Result<Vec<Next>>>()?;
     let files: Vec<_> =
@@ -122,8 +125,14 @@ pub(super) fn take(
         options.room_limit,
     )?);
     let write_out = {
-        let fleece = fleece.clone();
-        std::thread::Builder::new().name("rk-fleece".into()).spawn(move || fleece.write_out())
+        let (fleece, busy) = (fleece.clone(), busy.clone());
+        let write_out = move || {
+            fleece.write_out();
+            // Its files go with it; no other instant may have made them anew by then.
+            drop(fleece);
+            drop(busy);
+        };
+        std::thread::Builder::new().name("rk-fleece".into()).spawn(write_out)
     };
     // From here on dropping `instant` undoes everything.
     let mut instant = LiveInstant {
@@ -152,7 +161,7 @@ pub(super) struct LiveInstant {
     volumes: Vec<LiveInstantVolume>,
     fleece: Arc<Fleece>,
     write_out: Option<JoinHandle<()>>,
-    _busy: Busy,
+    _busy: Arc<Busy>,
 }
 
 /// The mark that an instant of the set lives.
@@ -177,8 +186,11 @@ impl Drop for LiveInstant {
         // A guest that waits for room waits no more.
         self.fleece.end();
         if let Some(thread) = self.write_out.take() {
-            // A panic there was reported by the panic hook.
-            thread.join().ok();
+            // One that hangs in the kernel is left behind: neither the backup nor a stop waits for it. A panic there was
+            // reported by the panic hook.
+            if self.fleece.has_left() {
+                thread.join().ok();
+            }
         }
         self.volumes.clear();
     }

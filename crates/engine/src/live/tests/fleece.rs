@@ -1,13 +1,14 @@
 //! What meets while a guest writes and a backup reads, in the order that hurts most.
 
-use super::world::stuck;
+use super::world::{EXTENT, Machine, stuck};
 use crate::live::cut::Cut;
 use crate::live::fleece::Fleece;
+use crate::live::{FleeceOptions, NoHooks};
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry};
 use rekindle_io::block::{Allocation, Answer, Block, BlockExt, CompletionSink, Info, MemBlock, Request};
-use rekindle_io::logfile::{LogDir, MemDir};
+use rekindle_io::logfile::{LogDir, MemDir, WatchedDir};
 use rekindle_io::{Error, Kind, Result};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -122,6 +123,7 @@ fn what_is_being_written_out_is_read_from_memory() {
     soon("the file to be used", || fleece.written() >= 2 * E);
     assert_eq!([0, 1, 3, 4, 5, 6, 7].map(|e| read(&fleece, e)), [1, 2, 4, 5, 6, 7, 8]);
     (0..8).for_each(|e| fleece.forget((0, e)));
+    soon("all to be punched", || fleece.written() == 0);
     fleece.end();
     write_out.join().unwrap();
     assert!(fleece.is_empty() && fleece.written() == 0);
@@ -187,4 +189,38 @@ fn a_slow_disk_is_waited_for_a_hanging_one_is_not() {
     is_stuck.store(false, SeqCst);
     fleece.end();
     write_out.join().unwrap();
+}
+
+/// A write that hangs in the kernel holds up neither the end of the backup, whether that was given up or not, nor a stop of
+/// the set. Until it returns there is no other instant; then its file goes.
+#[test]
+fn a_hanging_fleece_disk_holds_up_no_end() {
+    // Memory is for two extents: the second begins to be written out, the fourth waits in vain.
+    for (overwritten, is_given_up) in [(2, false), (4, true)] {
+        let m = Machine::new();
+        let (v, set) = m.open().unwrap();
+        let (dir, is_stuck) = stuck(MemDir::new());
+        let begun = Arc::new(AtomicBool::new(false));
+        let said = begun.clone();
+        let dir: Arc<dyn LogDir> = WatchedDir::new(dir, move |_, _| said.store(true, SeqCst));
+        let room_limit = Duration::from_millis(300);
+        let options = FleeceOptions { room_limit, dir: dir.clone(), ..m.fleece(1 << 30) };
+        v.write_at(0, &vec![1; 8 * EXTENT as usize]).unwrap();
+        let instant = set.instant(&NoHooks, &options).unwrap();
+        for e in 0..overwritten {
+            v.write_at(e * EXTENT, &[2; 512]).unwrap();
+        }
+        assert_eq!(instant.intact().is_err(), is_given_up);
+        soon("it to be written out", || begun.load(SeqCst));
+        let ending = std::thread::spawn(move || drop(instant));
+        soon("the backup to end", || ending.is_finished());
+        let again = set.instant(&NoHooks, &options).err().map(|e| e.kind);
+        assert_eq!(again, Some(Kind::Busy), "its file has the same name");
+        v.write_at(5 * EXTENT, &[2; 512]).unwrap();
+        set.close().unwrap();
+        assert_eq!(dir.names().unwrap().len(), 1);
+        is_stuck.store(false, SeqCst);
+        soon("its file to go", || dir.names().unwrap().is_empty());
+        soon("the next instant", || !set.is_backing_up());
+    }
 }
