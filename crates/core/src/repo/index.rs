@@ -48,24 +48,25 @@ pub fn encode(entries: &[IndexEntry]) -> Vec<u8> {
     out.finish()
 }
 
-/// Reads a run; order is checked, because readers search it.
-pub fn decode(bytes: &[u8]) -> Result<Vec<IndexEntry>, Malformed> {
+/// Reads a run, entry by entry: readers keep less of each than it says. Order is checked; what came before an error may be
+/// used, as far as an index is ever trusted.
+pub fn decode(bytes: &[u8], each: &mut dyn FnMut(IndexEntry)) -> Result<(), Malformed> {
     let mut r = Reader::new(bytes);
     let packs = PackTable::decode(&mut r, PACKS_MAX)?;
     let n = r.u32("index")? as usize;
     if n > ENTRIES_MAX {
         return Err(Malformed("index"));
     }
-    let mut out: Vec<IndexEntry> = Vec::with_capacity(n);
+    let mut last = Prefix::default();
     for _ in 0..n {
         let (prefix, plain) = (r.array("index")?, r.u32("index")?);
         let pack = packs.get(r.u16("index")?).ok_or(Malformed("index pack"))?;
         let place = Place { pack, slot: r.u32("index")?, offset: r.u32("index")?, stored: r.u32("index")? };
-        if place.stored == 0 || out.last().is_some_and(|l| l.prefix > prefix) {
+        if place.stored == 0 || last > prefix {
             return Err(Malformed("index entry"));
         }
-        out.push(IndexEntry { prefix, plain, place });
+        last = prefix;
+        each(IndexEntry { prefix, plain, place });
     }
-    r.end("index")?;
-    Ok(out)
+    r.end("index")
 }

@@ -17,7 +17,7 @@ pub use facts::{
 };
 pub use import::{Import, ImportError, Traced};
 pub use metadata::{ReadAt, metadata_ranges};
-pub use order::{Order, Ranker, UnknownOrder};
+pub use order::{Order, Ranker, UnknownOrder, without_weights};
 pub use page::{
     PAGE_BYTES_MAX, PAGE_EXTENTS, PAGE_HEAD_BYTES, PageError, PageFacts, PageHead, PageId, SUMMARY_BYTES,
     SUMMARY_BYTES_1, Summary, decode_page, empty_page, encode_page, page_len, page_stamp,

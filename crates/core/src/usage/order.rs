@@ -112,15 +112,17 @@ pub struct Ranker {
     limit: usize,
     /// Key, then extent and weight in one (the weight in the low four bits).
     best: Vec<(u64, u64)>,
+    /// An extent may be in it twice.
+    repeats: bool,
 }
 
 impl Ranker {
-    /// A limit good for 64 GiB of hot data at 64 KiB; 32 MiB of memory at most while ranking.
+    /// A limit good for 64 GiB of hot data at 64 KiB; 26 MiB of memory at most while ranking.
     pub const LIMIT: usize = 1 << 20;
 
     /// Nothing offered yet.
     pub fn new(order: Order, limit: usize) -> Self {
-        Ranker { order, limit: limit.max(1), best: Vec::new() }
+        Ranker { order, limit: limit.max(1), best: Vec::new(), repeats: false }
     }
     /// One extent's facts, each extent once, in any order.
     pub fn offer(&mut self, extent: u64, facts: &Facts) {
@@ -131,13 +133,25 @@ impl Ranker {
     /// Extents to bring early though nobody touched them; only `auto` takes hints. May overlap what was offered.
     pub fn hint(&mut self, extents: ExtentRange) {
         if self.order == Order::Auto {
+            self.repeats = true;
             extents.iter().for_each(|e| self.push(HINTED, e, 0));
         }
     }
+    /// Entries at most: each time they are reached, a ninth goes.
+    fn room(&self) -> usize {
+        self.limit + self.limit / 8 + 1024
+    }
     fn push(&mut self, key: u64, extent: u64, weight: u64) {
+        let len = self.best.len();
+        if len == self.best.capacity() {
+            // By itself a vector doubles: up to twice what was bounded.
+            self.best.reserve_exact(len.max(1024).min(self.room() - len));
+        }
         self.best.push((key, extent << 4 | weight));
-        if self.best.len() >= 2 * self.limit + 1024 {
-            self.dedup();
+        if self.best.len() >= self.room() {
+            if self.repeats {
+                self.dedup();
+            }
             if self.best.len() > self.limit {
                 self.best.select_nth_unstable(self.limit - 1);
                 self.best.truncate(self.limit);
@@ -158,6 +172,7 @@ impl Ranker {
     /// Gives what lies amidst the set its place. Only between the first and the last of the set: what is named exists.
     fn amidst(&mut self) {
         self.dedup();
+        self.repeats = true;
         let in_set = self.best.iter().filter(|(key, _)| *key < AMIDST);
         let set: Vec<u64> = in_set.map(|(_, packed)| packed >> 4).collect();
         let (mut first, mut behind) = (0, 0);
@@ -182,7 +197,7 @@ impl Ranker {
     }
     /// The hot list: extents in restore order, each once.
     pub fn finish(self) -> Vec<u64> {
-        self.finish_weighed().into_iter().map(|(extent, _)| extent).collect()
+        without_weights(self.finish_weighed())
     }
     /// The hot list with the usage weight of each extent (0: only hinted).
     pub fn finish_weighed(mut self) -> Vec<(u64, u8)> {
@@ -192,8 +207,17 @@ impl Ranker {
         self.dedup();
         self.best.sort_unstable();
         self.best.truncate(self.limit);
+        self.best.shrink_to_fit();
         self.best.into_iter().map(|(_, packed)| (packed >> 4, (packed & 15) as u8)).collect()
     }
+}
+
+/// The extents of a weighed list.
+pub fn without_weights(weighed: Vec<(u64, u8)>) -> Vec<u64> {
+    let mut extents: Vec<u64> = weighed.into_iter().map(|(extent, _)| extent).collect();
+    // Collected in place, it would keep the room that the weights had.
+    extents.shrink_to_fit();
+    extents
 }
 
 #[cfg(test)]
@@ -285,7 +309,8 @@ mod tests {
                 let mut r = Ranker::new(Order::Auto, limit);
                 for (i, &(reads, rank, before)) in all.iter().enumerate().filter(|(_, a)| a.0 % 3 > 0) {
                     r.offer(i as u64, &ranked(reads, rank, before));
-                    prop_assert!(r.best.len() <= 2 * limit + 1024);
+                    prop_assert!(r.best.len() <= r.room());
+                    prop_assert!(r.best.capacity() <= r.room());
                 }
                 r.hint(ExtentRange { start: 0, end: 40 });
                 Ok(r.finish())

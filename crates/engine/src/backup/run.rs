@@ -14,10 +14,10 @@ use super::report::{BackupReport, How, VolumeReport};
 use super::source::{Changed, InstantVolume, SetInstant};
 use super::usage;
 use crate::progress::{Done, Progress};
-use crate::read_ahead::{Found, ReadOrder, Source, collect, gaps, join};
+use crate::read_ahead::{Found, ReadOrder, Source, collect};
 use crate::repository::{CommitMeta, Repository, Snapshot, SnapshotWriter, VolumeSlot, WriterOptions};
 use crate::usage::UsageMap;
-use rekindle_core::volume::{ByteRange, ExtentRange, Geometry, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Geometry, Uuid};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -144,12 +144,12 @@ struct VolumePlan<'a> {
     volume: &'a dyn InstantVolume,
     slot: VolumeSlot,
     how: How,
-    /// What is read, joined.
-    wanted: Vec<ExtentRange>,
+    /// What is read.
+    wanted: Arc<ExtentSet>,
     /// Everything else is as in the parent.
     keep_rest: bool,
-    /// Marked ranges: what changed lately is worth restoring early.
-    hints: Vec<ExtentRange>,
+    /// What is marked: what changed lately is worth restoring early.
+    hints: Arc<ExtentSet>,
 }
 
 impl<'a> VolumePlan<'a> {
@@ -161,10 +161,10 @@ impl<'a> VolumePlan<'a> {
     ) -> Self {
         let geometry = volume.geometry();
         let slot = writer.volume(volume.identity(), geometry);
-        let all = vec![ExtentRange { start: 0, end: geometry.extents() }];
         let everything = |how, writer: &mut SnapshotWriter| {
             writer.compare(slot);
-            VolumePlan { volume, slot, how, wanted: all.clone(), keep_rest: false, hints: Vec::new() }
+            let wanted = Arc::new([ExtentRange { start: 0, end: geometry.extents() }].into_iter().collect());
+            VolumePlan { volume, slot, how, wanted, keep_rest: false, hints: Arc::default() }
         };
         match basis {
             Basis::Full(why) => everything(How::Full(why), writer),
@@ -176,7 +176,11 @@ impl<'a> VolumePlan<'a> {
             Basis::Tracked(Changed::Since { marked, compare }) => {
                 // The parent was chosen because it has this volume in this shape; the writer agrees or we do not skip.
                 assert!(writer.has_base(slot), "a tracked volume has no base in the writer");
-                let wanted = join(&marked, &compare);
+                let marked = Arc::new(marked);
+                let wanted = match compare.is_empty() {
+                    true => marked.clone(),
+                    false => Arc::new(compare.union(&marked)),
+                };
                 // Of what is skipped nobody would know what it was. Any other error comes again, where it can be told.
                 if let Err(e) = writer.look_ahead(slot, &wanted)
                     && e.is_loss()
@@ -191,11 +195,11 @@ impl<'a> VolumePlan<'a> {
         }
     }
     fn bytes(&self) -> u64 {
-        self.wanted.iter().map(ExtentRange::count).sum::<u64>() * self.volume.geometry().extent.get()
+        self.wanted.count() * self.volume.geometry().extent.get()
     }
     /// What will never be read need not be kept for us from now on.
     fn give_up_the_rest(&self) {
-        gaps(&self.wanted, self.volume.geometry().extents()).for_each(|gap| self.volume.taken(gap));
+        self.wanted.gaps(self.volume.geometry().extents()).for_each(|gap| self.volume.taken(gap));
     }
 }
 
@@ -219,8 +223,10 @@ impl Run<'_> {
         let parent =
             parent.filter(|_| self.writer.has_base(plan.slot)).map(|p| usage::Stored::new(p, identity.uuid));
         let map = options.usage_of(identity.uuid);
-        let hints = usage::Hints::new(map, parent, &plan.hints, warnings);
-        let order = ReadOrder::new(plan.wanted.clone(), hints.order());
+        let mut hints = usage::Hints::new(map, parent, &plan.hints, warnings);
+        let hot = hints.store_order(&mut self.writer, plan.slot, warnings);
+        let order = ReadOrder::new(plan.wanted.clone(), &hot);
+        drop(hot);
         let mut report = VolumeReport::new(identity.name, plan.how.clone(), &geometry);
         collect(&AtInstant(plan.volume), order, options.readers, &mut |found| {
             self.take(plan.slot, found, &mut report)

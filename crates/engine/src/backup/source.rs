@@ -1,6 +1,6 @@
 //! What a backup reads: one instant of all volumes of a set. Live sets and restoring sets both give one.
 
-use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Geometry, Uuid};
 use rekindle_io::Result;
 
 /// Who a volume is, as a snapshot keeps it.
@@ -19,12 +19,12 @@ pub struct VolumeIdentity {
 /// What may differ from the parent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Changed {
-    /// Exactly these ranges of extents, ascending; all else is proven equal to the parent (same tracking uuid, its generation).
+    /// Exactly these extents; all else is proven equal to the parent (same tracking uuid, its generation).
     Since {
         /// Marked after the parent's generation.
-        marked: Vec<ExtentRange>,
+        marked: ExtentSet,
         /// Doubtful after an unclean stop (active regions): compare by id.
-        compare: Vec<ExtentRange>,
+        compare: ExtentSet,
     },
     /// Nothing is proven: compare every extent by id, and say why.
     CompareAll(String),

@@ -10,7 +10,7 @@ use rekindle_core::bytes::{Reader, Writer};
 use rekindle_core::usage::{
     Facts, Order, PAGE_EXTENTS, PageError, PageId, Ranker, Summary, decode_page, empty_page,
 };
-use rekindle_core::volume::{ExtentRange, Uuid};
+use rekindle_core::volume::{ExtentRange, ExtentSet, Uuid};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
 
@@ -149,7 +149,7 @@ impl<'a> Hints<'a> {
     pub fn new(
         map: Option<&'a Arc<UsageMap>>,
         parent: Option<Stored<'a>>,
-        changed: &[ExtentRange],
+        changed: &ExtentSet,
         warnings: &mut Vec<String>,
     ) -> Self {
         let mut hints = Hints { map, parent, known: None, hot: Vec::new() };
@@ -158,15 +158,27 @@ impl<'a> Hints<'a> {
         }
         hints
     }
-    /// Extents in the order a restore will want them; empty if the map is as in the parent, or there is none.
-    pub fn order(&self) -> &[u64] {
-        &self.hot
+    /// Extents in the order a restore will want them; empty if the map is as in the parent, or there is none. Stores them
+    /// too, so that nobody keeps them while the backup reads: they may be 8 MiB.
+    pub fn store_order(
+        &mut self,
+        writer: &mut SnapshotWriter,
+        slot: VolumeSlot,
+        warnings: &mut Vec<String>,
+    ) -> Vec<u64> {
+        let hot = std::mem::take(&mut self.hot);
+        if self.map.is_some()
+            && let Err(e) = writer.hot_list(slot, &hot)
+        {
+            self.give_up(&e.into(), warnings);
+        }
+        hot
     }
     fn give_up(&mut self, e: &Error, warnings: &mut Vec<String>) {
         warnings.push(format!("the usage map is not stored with this snapshot: {e}"));
         self.map = None;
     }
-    fn rank(&mut self, changed: &[ExtentRange]) -> Result<()> {
+    fn rank(&mut self, changed: &ExtentSet) -> Result<()> {
         let Some(map) = self.map else { return Ok(()) };
         // A parent's summary that cannot be read means that all pages are written.
         self.known = self.parent.as_ref().and_then(|p| p.summary().ok().flatten());
@@ -175,8 +187,9 @@ impl<'a> Hints<'a> {
             self.map = None;
             return Ok(());
         }
-        let few = changed.iter().map(ExtentRange::count).sum::<u64>() <= HINTED_MAX;
-        self.hot = map.hot_list(Order::Auto, if few { changed } else { &[] }, Ranker::LIMIT)?;
+        let few = changed.count() <= HINTED_MAX;
+        let hints: Vec<ExtentRange> = changed.ranges().take_while(|_| few).collect();
+        self.hot = map.hot_list(Order::Auto, &hints, Ranker::LIMIT)?;
         Ok(())
     }
     fn is_changed(&self, map: &UsageMap) -> Result<bool> {
@@ -188,7 +201,7 @@ impl<'a> Hints<'a> {
         if one { Ok(true) } else { looked.map(|_| false) }
     }
 
-    /// Hands changed pages and the hot list to the writer, whose own failures come back at the commit.
+    /// Hands changed pages to the writer, whose own failures come back at the commit.
     pub fn store(mut self, writer: &mut SnapshotWriter, slot: VolumeSlot, warnings: &mut Vec<String>) {
         if let Some(map) = self.map
             && let Err(e) = self.write(map, writer, slot)
@@ -208,8 +221,7 @@ impl<'a> Hints<'a> {
         // Page 0 may be as in the parent; its payload is not, because the summary lies there.
         let of_parent = || self.parent.as_ref().and_then(|p| p.page(0).ok().flatten());
         let first = if taken.is_whole { first } else { first.or_else(of_parent) };
-        writer.usage_page(slot, 0, &wrap(&taken.summary, &first.unwrap_or_default()))?;
-        Ok(writer.hot_list(slot, &self.hot)?)
+        Ok(writer.usage_page(slot, 0, &wrap(&taken.summary, &first.unwrap_or_default()))?)
     }
 }
 

@@ -31,7 +31,10 @@ pub fn copy_to_stream(
     let shared = Shared::new(geometry, options, progress);
     let source = Held { holder, shared: &shared };
     let readers = if holder.answers_inline() { options.threads } else { options.threads.max(READERS_FAR) };
-    let order = ReadOrder::new(vec![ExtentRange { start: 0, end: geometry.extents() }], &[]);
+    let order = ReadOrder::new(
+        Arc::new([ExtentRange { start: 0, end: geometry.extents() }].into_iter().collect()),
+        &[],
+    );
     let mut told = Instant::now();
     let mut take = |found: Found<'_>| {
         match found {

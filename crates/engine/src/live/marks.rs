@@ -8,7 +8,7 @@
 
 use super::sync::{AtomicBool, AtomicU16, Mutex, Relaxed, SeqCst, lock};
 use rekindle_core::bytes::{crc32c, is_zero};
-use rekindle_core::volume::{ExtentRange, Generation};
+use rekindle_core::volume::{ExtentRange, ExtentSet, Generation};
 use rekindle_io::Result;
 use rekindle_io::logfile::LogFile;
 use std::sync::{Arc, OnceLock};
@@ -119,20 +119,16 @@ impl Marks {
         }
         Ok(())
     }
-    /// Extents marked after `generation`, ascending.
-    pub(super) fn since(&self, generation: Generation) -> Vec<ExtentRange> {
-        let mut out: Vec<ExtentRange> = Vec::new();
+    /// Extents marked after `generation`.
+    pub(super) fn since(&self, generation: Generation) -> ExtentSet {
+        let mut out = ExtentSet::default();
         for (index, page) in self.pages.iter().enumerate() {
             let Some(page) = page.get() else { continue };
             let base = index as u64 * MARKS as u64;
             for (n, mark) in page.marks.iter().enumerate() {
                 let extent = base + n as u64;
-                if mark.load(Relaxed) <= generation.0 || extent >= self.extents {
-                    continue;
-                }
-                match out.last_mut() {
-                    Some(last) if last.end == extent => last.end += 1,
-                    _ => out.push(ExtentRange { start: extent, end: extent + 1 }),
+                if mark.load(Relaxed) > generation.0 && extent < self.extents {
+                    out.insert(ExtentRange { start: extent, end: extent + 1 });
                 }
             }
         }
@@ -172,14 +168,15 @@ mod tests {
         m.mark(3, Generation(9));
         let (m, damaged) = Marks::load(&*f, 5000).unwrap();
         assert!(damaged.is_empty());
-        assert_eq!(m.since(Generation(0)), [r(0, 3), r(2043, 2045), r(4999, 5000)]);
-        assert_eq!(m.since(Generation(2)), [r(2043, 2045)]);
+        let since = |m: &Marks, g| m.since(Generation(g)).ranges().collect::<Vec<_>>();
+        assert_eq!(since(&m, 0), [r(0, 3), r(2043, 2045), r(4999, 5000)]);
+        assert_eq!(since(&m, 2), [r(2043, 2045)]);
         let mut raw = vec![0; 12];
         f.read_at(4096, &mut raw).unwrap();
         assert_eq!(raw[4..], [1, 0, 0, 0, 3, 0, 0, 0], "page 1: index, mark of extent 2,044, of 2,045");
         f.write_at(20, &[&[7]]).unwrap();
         let (m, damaged) = Marks::load(&*f, 5000).unwrap();
         assert_eq!(damaged, [r(0, 2044)]);
-        assert_eq!(m.since(Generation(0)), [r(2044, 2045), r(4999, 5000)]);
+        assert_eq!(since(&m, 0), [r(2044, 2045), r(4999, 5000)]);
     }
 }

@@ -15,7 +15,7 @@ use super::gate::Gate;
 use super::marks::{Marks, MarksFile};
 use super::sync::{AtomicU16, Mutex, SeqCst, lock};
 use rekindle_core::bytes::{Malformed, Reader, Writer, crc32c};
-use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Geometry, Uuid};
 use rekindle_io::logfile::LogDir;
 use rekindle_io::{Error, Kind, Result};
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,7 +185,7 @@ impl Tracking {
         write_doubt(dir, tracking, &files.doubt)
     }
     /// What may differ from the moment that closed `generation`: (marked, to compare).
-    pub(super) fn since(&self, generation: Generation) -> (Vec<ExtentRange>, Vec<ExtentRange>) {
+    pub(super) fn since(&self, generation: Generation) -> (ExtentSet, ExtentSet) {
         let marked = self.marks.since(generation);
         let files = lock(&self.files);
         let doubtful = files.doubt.iter().filter(|(_, g)| **g > generation).map(|(r, _)| {
@@ -221,22 +221,16 @@ pub(super) fn remove_others(dir: &dyn LogDir, tracking: Uuid) -> Result<()> {
     Ok(())
 }
 
-/// The parts of `ranges` (ascending) outside `minus` (ascending), joined where they meet.
-fn without(ranges: impl Iterator<Item = ExtentRange>, minus: &[ExtentRange]) -> Vec<ExtentRange> {
-    let mut out: Vec<ExtentRange> = Vec::new();
-    let mut push = |start: u64, end: u64| match out.last_mut() {
-        _ if start >= end => {}
-        Some(last) if last.end == start => last.end = end,
-        _ => out.push(ExtentRange { start, end }),
-    };
+/// What of `ranges` is not in `minus`.
+fn without(ranges: impl Iterator<Item = ExtentRange>, minus: &ExtentSet) -> ExtentSet {
+    let mut out = ExtentSet::default();
     for r in ranges {
         let mut at = r.start;
-        let first = minus.partition_point(|m| m.end <= r.start);
-        for m in minus[first..].iter().take_while(|m| m.start < r.end) {
-            push(at, m.start);
-            at = m.end;
+        while let Some(inside) = minus.next_range(at).filter(|m| m.start < r.end) {
+            out.insert(ExtentRange { start: at, end: inside.start });
+            at = inside.end;
         }
-        push(at, r.end);
+        out.insert(ExtentRange { start: at, end: r.end });
     }
     out
 }
@@ -284,8 +278,8 @@ mod tests {
     #[test]
     fn ranges_without_others() {
         let r = |start, end| ExtentRange { start, end };
-        let minus = [r(2, 4), r(6, 7), r(20, 30)];
+        let minus = [r(2, 4), r(6, 7), r(20, 30)].into_iter().collect();
         let out = without([r(0, 8), r(8, 10), r(22, 24), r(29, 33)].into_iter(), &minus);
-        assert_eq!(out, [r(0, 2), r(4, 6), r(7, 10), r(30, 33)]);
+        assert_eq!(out.ranges().collect::<Vec<_>>(), [r(0, 2), r(4, 6), r(7, 10), r(30, 33)]);
     }
 }

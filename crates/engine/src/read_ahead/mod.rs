@@ -6,7 +6,7 @@
 
 mod order;
 
-pub(crate) use order::{ReadOrder, gaps, join};
+pub(crate) use order::ReadOrder;
 
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::Result;
@@ -16,7 +16,7 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes read in one piece, unless an extent is larger.
-const PIECE_BYTES: u64 = 1 << 20;
+const PIECE_BYTES: u64 = 512 << 10;
 /// Buffers for each reader.
 const BUFFERS: usize = 4;
 
@@ -355,7 +355,10 @@ mod tests {
             // 63 is a hole now, 130 is named twice; the hot ones come after them.
             let script = [480, 63, 130, 131, 130, 66, 0].into_iter().rev().collect();
             let source = Urgent { script: Mutex::new(script), taken: AtomicU64::new(0) };
-            let order = ReadOrder::new(vec![ExtentRange { start: 0, end: 500 }], &[300, 0, 480]);
+            let order = ReadOrder::new(
+                std::sync::Arc::new([ExtentRange { start: 0, end: 500 }].into_iter().collect()),
+                &[300, 0, 480],
+            );
             let mut seen = Vec::new();
             collect(&source, order, readers, &mut |found| {
                 match found {

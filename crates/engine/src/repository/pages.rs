@@ -12,6 +12,7 @@ use rekindle_core::volume::{ByteRange, Uuid};
 use rekindle_io::store::{Part, StoreExt};
 use rekindle_io::{Error, Kind};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 /// The most a page may hold when opened: what a reader allocates on the word of a page above.
@@ -58,7 +59,7 @@ type Key = (Uuid, u32);
 /// Decoded pages within a bound of bytes; least recently used go first.
 pub(super) struct PageCache {
     state: Mutex<State>,
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -99,11 +100,15 @@ impl State {
 
 impl PageCache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        PageCache { state: Mutex::default(), bytes_max }
+        PageCache { state: Mutex::default(), bytes_max: bytes_max.into() }
     }
     // Every change under the lock leaves it whole, so a panic elsewhere harms nothing.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Holds at most `bytes` from now on, if that is less.
+    pub(super) fn lower(&self, bytes: usize) {
+        self.bytes_max.fetch_min(bytes, Relaxed);
     }
     /// Bytes of decoded pages held now.
     pub(super) fn bytes(&self) -> usize {
@@ -169,7 +174,7 @@ impl Core {
         let result = result.map(Arc::new);
         let mut state = self.pages.lock();
         if let Ok(page) = &result {
-            state.insert(key, page, self.pages.bytes_max);
+            state.insert(key, page, self.pages.bytes_max.load(Relaxed));
         }
         let waiting = state.pending.remove(&key).unwrap_or_default();
         drop(state);

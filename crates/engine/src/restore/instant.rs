@@ -11,7 +11,6 @@
 //! also of what was read while that happened. One instant is open at a time; a hand-over waits for its end.
 //! Memory: 32 bytes a piece of the log, 16 MiB at most, while it is open.
 
-use super::handover::marks;
 use super::lock;
 use super::parts::{InstantMark, Parts, Volume};
 use super::plan::PlannedVolume;
@@ -20,7 +19,7 @@ use super::verify::fetch_now;
 use super::write_log::{FrozenLog, Held};
 use crate::backup::{Changed, InstantVolume, SetInstant, VolumeIdentity};
 use rekindle_core::hydrate::Place;
-use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Geometry, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Geometry, Uuid};
 use rekindle_io::holder::Presence;
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -210,15 +209,13 @@ impl InstantVolume for OneVolume {
             return Changed::CompareAll("more backups during one restore than generations".into());
         }
         // What was written since the instant is marked newer and may have been changed before it too: it is read.
-        let mut marked: Vec<ExtentRange> = Vec::new();
-        for (r, g) in marks(self.volume()) {
-            match marked.last_mut() {
-                Some(l) if g > since && l.end == r.start => l.end = r.end,
-                _ if g > since => marked.push(r),
-                _ => {}
+        let mut marked = ExtentSet::default();
+        self.volume().claims.each_marked(|e, g| {
+            if Generation(g.into()) > since {
+                marked.insert(ExtentRange { start: e, end: e + 1 });
             }
-        }
-        Changed::Since { marked, compare: Vec::new() }
+        });
+        Changed::Since { marked, compare: ExtentSet::default() }
     }
     fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
         const STEP: u64 = 1024;

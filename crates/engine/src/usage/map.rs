@@ -16,7 +16,7 @@ use super::file::{FactsFile, Slot};
 use super::touches::Touches;
 use rekindle_core::usage::{
     ColdStart, Coverage, Facts, LATE, Order, PAGE_EXTENTS, PageFacts, PageHead, QUIET_MS, Ranker, Streams,
-    Summary, TICK_MS, TRACE_MS, Touch, Trace, empty_page,
+    Summary, TICK_MS, TRACE_MS, Touch, Trace, empty_page, without_weights,
 };
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry, Uuid};
 use rekindle_io::logfile::LogDir;
@@ -29,7 +29,7 @@ use std::time::Duration;
 /// Pages folded in one tick at most: 16 MiB written in ten seconds.
 pub const FOLD_PAGES: usize = 1024;
 /// First reads with a rank that wait for their page's fold.
-const RANKED_MAX: usize = 1 << 17;
+const RANKED_MAX: usize = 1 << 16;
 /// An operation on more extents than this (64 MiB at 64 KiB) is a discard or the like and says nothing about use.
 const OPERATION_MAX: u64 = 1024;
 
@@ -463,8 +463,7 @@ impl UsageMap {
     }
     /// The same without weights.
     pub fn hot_list(&self, order: Order, hints: &[ExtentRange], limit: usize) -> Result<Vec<u64>> {
-        let list = self.hot_list_weighed(order, hints, limit)?;
-        Ok(list.into_iter().map(|(extent, _)| extent).collect())
+        self.hot_list_weighed(order, hints, limit).map(without_weights)
     }
     /// Histogram and coverage curve.
     pub fn coverage(&self, by: Order) -> Result<Coverage> {

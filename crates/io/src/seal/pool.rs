@@ -51,7 +51,7 @@ pub struct CompressPool {
 }
 
 /// Buffers kept for reuse.
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 32;
 
 impl CompressPool {
     /// With `threads` workers; with none, `take` does the work on the caller's thread (simulations, tests).

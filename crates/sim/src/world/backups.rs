@@ -104,7 +104,7 @@ impl World {
                         return Err(End::Broken(what));
                     }
                 };
-                if let Some(e) = differs.iter().find(|e| !marked.iter().any(|r| r.iter().contains(*e))) {
+                if let Some(e) = differs.iter().find(|e| !marked.contains(**e)) {
                     let closed = id.generation.0;
                     return Err(End::Broken(format!(
                         "backup of generation {closed}: extent {e} of volume {v} differs from generation {} and is \

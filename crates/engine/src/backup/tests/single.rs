@@ -3,7 +3,7 @@
 use super::*;
 use crate::progress::{Done, Progress};
 use crate::usage::UsageMap;
-use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry};
+use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, ExtentSet, Generation, Geometry};
 use rekindle_io::logfile::MemDir;
 use rekindle_io::{Kind, Result};
 use std::sync::Mutex;
@@ -80,7 +80,7 @@ fn other_blocks_are_no_other_volume() {
 
 /// A TiB of which nothing changed; data everywhere, so that reading any of it would show.
 struct Huge {
-    marked: Vec<ExtentRange>,
+    marked: ExtentSet,
 }
 impl InstantVolume for Huge {
     fn identity(&self) -> VolumeIdentity {
@@ -90,14 +90,14 @@ impl InstantVolume for Huge {
         Geometry::new(1 << 40, ExtentBytes::DEFAULT, 512, 4096).unwrap()
     }
     fn changed(&self, _: Uuid, _: Generation) -> Changed {
-        Changed::Since { marked: self.marked.clone(), compare: Vec::new() }
+        Changed::Since { marked: self.marked.clone(), compare: ExtentSet::default() }
     }
     fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {
-        let bytes = self.marked.first().map(|r| ByteRange::new(r.start << 16, r.count() << 16));
+        let bytes = self.marked.next_range(0).map(|r| ByteRange::new(r.start << 16, r.count() << 16));
         Ok(bytes.filter(|r| r.end() > from))
     }
     fn read(&self, extent: u64, out: &mut [u8]) -> Result<()> {
-        assert!(self.marked.iter().any(|r| r.iter().contains(&extent)));
+        assert!(self.marked.contains(extent));
         out.fill(extent as u8 | 1);
         Ok(())
     }
@@ -124,13 +124,14 @@ fn computed() -> Duration {
 #[test]
 fn nothing_changed_costs_nothing_that_grows() {
     let place = place();
-    let marked = vec![ExtentRange { start: 1 << 20, end: (1 << 20) + 3 }];
+    let marked: ExtentSet = [ExtentRange { start: 1 << 20, end: (1 << 20) + 3 }].into_iter().collect();
     let mut empty = options(1, 2);
     run(&HugeSet(Huge { marked: marked.clone() }), &place.repo, &empty, &Unwatched).unwrap();
     let before = place.store.counts();
     empty.time_ns = 2;
     let begin = computed();
-    let report = run(&HugeSet(Huge { marked: vec![] }), &place.repo, &empty, &Unwatched).unwrap();
+    let report =
+        run(&HugeSet(Huge { marked: ExtentSet::default() }), &place.repo, &empty, &Unwatched).unwrap();
     let (took, after) = (computed() - begin, place.store.counts());
     assert_eq!((report.read_bytes(), report.stored_bytes), (0, 0));
     assert!(after.bytes_up - before.bytes_up < 4096, "{} bytes written", after.bytes_up - before.bytes_up);
@@ -214,7 +215,7 @@ fn pieces_come_in_order_whatever_the_readers_do() {
     let mut orders = Vec::new();
     for readers in [0, 1, 2, 5] {
         let moment = Moment::of(&mut v);
-        let order = ReadOrder::new(vec![ExtentRange { start: 0, end: 64 }], &hot);
+        let order = ReadOrder::new(Arc::new([ExtentRange { start: 0, end: 64 }].into_iter().collect()), &hot);
         let (mut seen, image) = (Vec::new(), &moment.volumes[0].at.image);
         collect(&Uneven(AtInstant(&moment.volumes[0])), order, readers, &mut |found| {
             match found {

@@ -147,8 +147,7 @@ impl InstantVolume for Instant {
         let marks = self.at.marks.iter().zip(0..);
         let marked = marks.filter(|(m, _)| **m > since).map(|(_, e)| one(e)).collect();
         let doubtful = self.at.doubtful.iter().filter(|(_, until)| since <= *until);
-        let mut compare: Vec<ExtentRange> = doubtful.map(|(r, _)| *r).collect();
-        compare.sort_by_key(|r| r.start);
+        let compare = doubtful.map(|(r, _)| *r).collect();
         Changed::Since { marked, compare }
     }
     fn next_data(&self, from: u64) -> Result<Option<ByteRange>> {

@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::backup::Changed;
 use crate::live::activity_log::ActivityLog;
-use rekindle_core::volume::{ExtentRange, Uuid};
+use rekindle_core::volume::{ExtentRange, ExtentSet, Uuid};
 use rekindle_io::Kind;
 use rekindle_io::block::BlockExt;
 use rekindle_io::fault::{Crash, FaultOp};
@@ -38,8 +38,8 @@ fn a_checkpoint_that_failed_is_made_up_for() {
     let m = m.crash(Crash::Power { seed: 1 });
     let (_v, set) = m.open().unwrap();
     let since = m.instant(&set).unwrap().volumes()[0].changed(a.tracking, a.generation);
-    let marked = vec![ExtentRange { start: 0, end: 1 }];
-    assert_eq!(since, Changed::Since { marked, compare: vec![] });
+    let marked = [ExtentRange { start: 0, end: 1 }].into_iter().collect();
+    assert_eq!(since, Changed::Since { marked, compare: ExtentSet::default() });
 }
 
 /// A checkpoint makes the pulse durable: an image that was written for hours is still ours after a power cut.

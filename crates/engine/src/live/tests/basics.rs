@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::backup::Changed;
 use crate::live::{Adopted, FleeceOptions, Hooks, LiveOptions, LiveSet, LiveState, LiveVolume, Observer};
-use rekindle_core::volume::{ByteRange, ExtentRange, Generation, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Uuid};
 use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Info, Late, MemBlock, kit};
 use rekindle_io::fault::{Crash, FaultOp, FaultPlan};
 use rekindle_io::logfile::{FaultyDir, LogDir, MemDir, RealDir};
@@ -18,7 +18,7 @@ fn r(start: u64, end: u64) -> ExtentRange {
 /// Marked and doubtful extents since a parent; panics when everything is to be compared.
 fn since(i: &dyn crate::backup::SetInstant, p: &Snapshot) -> (Vec<ExtentRange>, Vec<ExtentRange>) {
     match i.volumes()[0].changed(p.tracking, p.generation) {
-        Changed::Since { marked, compare } => (marked, compare),
+        Changed::Since { marked, compare } => (marked.ranges().collect(), compare.ranges().collect()),
         Changed::CompareAll(why) => panic!("everything, because {why}"),
     }
 }
@@ -275,7 +275,10 @@ fn a_restore_to_a_larger_disk_with_other_blocks_is_adopted_as_its_moment_is() {
     let i = m.instant(&set).unwrap();
     let last = r(SIZE / EXTENT - 1, SIZE / EXTENT);
     let changed = i.volumes()[0].changed(Uuid([5; 16]), Generation(7));
-    assert_eq!(changed, Changed::Since { marked: vec![r(3, 5), last], compare: Vec::new() });
+    assert_eq!(
+        changed,
+        Changed::Since { marked: [r(3, 5), last].into_iter().collect(), compare: ExtentSet::default() }
+    );
 }
 
 #[test]
@@ -578,7 +581,10 @@ fn a_real_image_is_tracked_across_a_clean_stop() {
         set.instant(&crate::live::NoHooks, &fleece).unwrap().volumes()[0].changed(id.tracking, id.generation)
     };
     let (v, set) = open();
-    assert_eq!(changed(&set), Changed::Since { marked: vec![r(0, 1), r(3, 4)], compare: vec![] });
+    assert_eq!(
+        changed(&set),
+        Changed::Since { marked: [r(0, 1), r(3, 4)].into_iter().collect(), compare: ExtentSet::default() }
+    );
     set.close().unwrap();
     drop((v, set));
     let second = FileBlock::open(&path, &FileOptions::default()).unwrap();

@@ -134,7 +134,7 @@ pub fn backup(instant: &dyn SetInstant, parent: Option<&Snapshot>) -> Result<Sna
     let mut read: Vec<u64> = (0..SIZE / EXTENT).collect();
     if let (Changed::Since { marked, compare }, Some(p)) = (changed, parent) {
         all.clone_from(&p.blocks);
-        read = marked.iter().chain(&compare).flat_map(|r| r.iter()).collect();
+        read = marked.ranges().chain(compare.ranges()).flat_map(|r| r.iter()).collect();
     }
     let mut buf = vec![0; EXTENT as usize];
     for e in read {

@@ -5,9 +5,9 @@
 use rekindle_core::repo::{Id, Place};
 use std::collections::HashMap;
 
-/// Entries of one generation: 85 bytes each; this many fill 64 Ki buckets, so both
-/// generations are about 11 MiB. Few under test.
-pub(super) const GENERATION_MAX: usize = if cfg!(test) { 16 } else { 56 << 10 };
+/// Entries of one generation: 85 bytes each; this many fill 32 Ki buckets, so both
+/// generations are about 5 MiB. Few under test.
+pub(super) const GENERATION_MAX: usize = if cfg!(test) { 16 } else { 28 << 10 };
 
 /// Content: its id and its plain length, because a short last extent has the id of a whole one that ends in zeros.
 pub(super) type Key = (Id, u32);

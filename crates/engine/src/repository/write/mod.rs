@@ -6,7 +6,9 @@
 //! so that an incremental's packs lie hottest first. Every extent is given exactly once: put, zeroed or kept; a commit that
 //! does not account for each is refused.
 //!
-//! Memory: 7 MiB of a pack on its way (two packs where the store takes objects whole), 8 MiB of extents in the pool, 11 MiB of ids, 7 MiB of entries, 18 + 8 MiB of index, 24 bytes a pack of the repository where something is compared, and a bit an extent (2 MiB a TiB).
+//! Memory: 5 MiB of a pack on its way (two packs where the store takes objects whole), 6 MiB of extents in the pool, 6 MiB of
+//! ids, 4 MiB of entries, 8 MiB of decoded pages, 4 + 4 MiB of index, 24 bytes a pack of the repository where something is
+//! compared, and a bit an extent (2 MiB a TiB).
 //! A crash leaves packs that nobody names and a session that a collector ends.
 
 mod dedup;
@@ -36,16 +38,19 @@ use crate::backup::VolumeIdentity;
 use rekindle_core::bytes::is_zero;
 use rekindle_core::repo::frame::FrameKind;
 use rekindle_core::repo::{Commit, Id, Place};
-use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
+use rekindle_core::volume::{ExtentBytes, ExtentRange, ExtentSet, Geometry, Uuid};
 use rekindle_io::random;
 use rekindle_io::seal::{CompressPool, Compressed};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Extents in the pool at most, in bytes.
-const POOL_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 8 << 20 };
+const POOL_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 // What waits in the pool is looked up among what was seen; it must not be forgotten before it is laid down.
 const _: () = assert!(POOL_BYTES_MAX / (ExtentBytes::MIN as usize) < dedup::GENERATION_MAX);
+
+/// Decoded pages in memory, as long as something is written: its leaves are mostly met one after another.
+const CACHE_BYTES: usize = 8 << 20;
 
 /// How to write.
 #[derive(Clone, Debug)]
@@ -175,6 +180,7 @@ impl SnapshotWriter {
         let tag = core.keys.ids.set_tag(set);
         let session = Session::begin(core.clone(), &tag, parent, &options.host, options.time_ns)?;
         let background = options.threads > 0;
+        core.pages.lower(CACHE_BYTES);
         let index_bytes = if session.collected { 0 } else { options.index_bytes };
         Ok(SnapshotWriter {
             packs: PackWriter::new(core.clone(), options.pack_bytes, background),
@@ -211,9 +217,9 @@ impl SnapshotWriter {
         WriteStats { packs: self.packs.packs, pack_bytes: self.packs.bytes, ..self.stats }
     }
 
-    /// The guest wrote to these since the parent (ascending): of their content only that is named again which can be read
+    /// The guest wrote to these since the parent: of their content only that is named again which can be read
     /// and is equal. A restore may have found it lost, and what the guest wrote then is the only copy.
-    pub fn prove(&mut self, volume: VolumeSlot, written: Vec<ExtentRange>) {
+    pub fn prove(&mut self, volume: VolumeSlot, written: Arc<ExtentSet>) {
         self.volumes[volume.0].proven = written;
     }
     /// Every extent will be put or zeroed, none kept: of the parent only that is named again which is still there, and what of
@@ -221,9 +227,9 @@ impl SnapshotWriter {
     pub fn compare(&mut self, volume: VolumeSlot) {
         self.volumes[volume.0].compare();
     }
-    /// Looks whether the parent's manifest can be read where these extents (ascending) lie, the first of them at least: while
+    /// Looks whether the parent's manifest can be read where these extents lie, the first of them at least: while
     /// nothing is given yet, all can still be compared.
-    pub fn look_ahead(&mut self, volume: VolumeSlot, extents: &[ExtentRange]) -> Result<()> {
+    pub fn look_ahead(&mut self, volume: VolumeSlot, extents: &ExtentSet) -> Result<()> {
         self.volumes[volume.0].leaves.look_ahead(extents, &mut self.packs)
     }
     /// Gives the bytes of one extent: the whole of it, or what the volume has of a short last one.

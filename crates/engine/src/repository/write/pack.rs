@@ -19,6 +19,10 @@ use std::sync::Arc;
 /// Default target size of a pack: half of the 64 MiB that suit object stores, because a store that takes objects whole
 /// needs two of them in memory.
 pub const PACK_BYTES: usize = 32 << 20;
+/// Frames of a pack at most: a directory, its sealed form and what is on the way to it are half a MiB each. It ends packs of
+/// 64 KiB extents early that compress to less than a sixteenth.
+const SLOTS: usize = 8 << 10;
+const _: () = assert!(SLOTS <= SLOTS_MAX);
 /// A pack's offsets are 32 bits and one frame goes over the target at most.
 pub(super) const PACK_BYTES_MAX: usize = 256 << 20;
 
@@ -67,7 +71,7 @@ impl PackWriter {
         how: Compression,
         body: &[u8],
     ) -> Result<Place> {
-        let full = self.len() + body.len() + OVERHEAD > self.target || self.slots.len() == SLOTS_MAX;
+        let full = self.len() + body.len() + OVERHEAD > self.target || self.slots.len() == SLOTS;
         if full && !self.slots.is_empty() {
             self.finish_pack()?;
         }

@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 /// Bytes handed over at once; a piece is longer by less than a frame.
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// Buffers where the store takes drafts.
-const PIECES: usize = 6;
+const PIECES: usize = 4;
 
 /// Part of a pack; its parts come in order, and all of them before the next pack's.
 pub(super) struct Piece {

@@ -9,7 +9,7 @@ use crate::backup::VolumeIdentity;
 use rekindle_core::repo::hot_list::{CHUNK, CHUNKS_MAX, HotHead, encode_chunk};
 use rekindle_core::repo::manifest::{Child, PageKind, Shape};
 use rekindle_core::repo::{Id, PageRef, VolumeRecord};
-use rekindle_core::volume::{ExtentRange, Geometry};
+use rekindle_core::volume::{ExtentRange, ExtentSet, Geometry};
 use std::sync::Arc;
 
 /// Which extents were given: a bit each. A count alone would take one given twice and one forgotten for complete.
@@ -56,7 +56,7 @@ pub(super) struct Volume {
     /// See `SnapshotWriter::compare`.
     compared: bool,
     /// See `SnapshotWriter::prove`.
-    pub proven: Vec<ExtentRange>,
+    pub proven: Arc<ExtentSet>,
     pub changed: u64,
     pub new_bytes: u64,
 }
@@ -82,7 +82,7 @@ impl Volume {
             given: Given::new(shape.extents),
             kept_rest: false,
             compared: false,
-            proven: Vec::new(),
+            proven: Arc::default(),
             changed: 0,
             new_bytes: 0,
         }
@@ -92,8 +92,7 @@ impl Volume {
     }
     /// What this extent names must be read first.
     pub(super) fn is_proven(&self, extent: u64) -> bool {
-        let behind = self.proven.partition_point(|r| r.start <= extent);
-        behind > 0 && extent < self.proven[behind - 1].end
+        self.proven.contains(extent)
     }
     /// The parent has these bytes at `extent`, with this id, and still has them: what the guest wrote was read, of anything
     /// else the frame is there.
