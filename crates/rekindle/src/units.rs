@@ -11,8 +11,12 @@ pub fn bytes(text: &str) -> Outcome<u64> {
     parse_size(text).map_err(|e| wrong(text, &e))
 }
 
-/// A rate in bytes per second: `200MiB/s`, `1Gbit`.
+/// A rate in bytes per second: `200MiB/s`, `1Gbit`. Never a bare number: who types `--limit 5` does not mean five bytes a
+/// second, and would only see that nothing moves.
 pub fn rate(text: &str) -> Outcome<u64> {
+    if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        return Err(wrong(text, &"a rate needs a unit, as 200MiB/s, 50MB/s or 1Gbit"));
+    }
     parse_rate(text).map_err(|e| wrong(text, &e))
 }
 

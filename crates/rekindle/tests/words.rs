@@ -16,6 +16,8 @@ fn usage_errors_end_with_2() {
         &["restore", "shop@latest"],
         &["tune", "shop"],
         &["tune", "shop", "--limit", "fast"],
+        &["tune", "shop", "--limit", "5"],
+        &["restore", "shop@latest", "--to", "x.raw", "--listen", "unix:./s", "--limit", "1.5"],
         &["tune", "shop", "--first", "nonsense"],
         &["wait", "shop"],
         &["wait", "shop", "--for=nirvana"],
