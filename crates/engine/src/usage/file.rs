@@ -112,12 +112,15 @@ impl FactsFile {
     pub(super) fn used(&self) -> Result<u64> {
         Ok(self.file.len()?.saturating_sub(FIRST).div_ceil(SLOT).min(self.pages))
     }
-    /// The first slot from `from` on that may hold something. A file that began empty knows: a restore of a large disk does
-    /// not read gigabytes of nothing while its guest starts.
+    /// The first slot from `from` on that may hold something. A file that began empty knows, of any other its file system
+    /// does: nobody reads gigabytes of nothing while a guest starts.
     pub(super) fn next_written(&self, from: u64) -> Result<Option<u64>> {
         match &self.written {
             Some(written) => Ok(written.range(from..).next().copied()),
-            None => self.used().map(|used| Some(from).filter(|_| from < used)),
+            None => {
+                let data = self.file.next_data(FIRST + from * SLOT)?;
+                Ok(data.map(|at| (at - FIRST) / SLOT).filter(|slot| *slot < self.pages))
+            }
         }
     }
     /// Forgets everything.

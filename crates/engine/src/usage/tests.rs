@@ -524,7 +524,11 @@ fn a_file_that_began_empty_knows_what_was_written() {
     }
     assert_eq!(walk(&fresh), [3, 200]);
     let again = open(dir.open("facts").unwrap().unwrap());
-    assert_eq!(walk(&again), (0..=200).collect::<Vec<_>>(), "who did not see it begin looks everywhere");
+    assert_eq!(
+        walk(&again),
+        (0..=200).collect::<Vec<_>>(),
+        "a file that cannot tell is looked at everywhere"
+    );
     fresh.clear().unwrap();
     assert!(walk(&fresh).is_empty());
 }
@@ -542,4 +546,24 @@ fn a_sparse_map_shows_all_it_has_and_so_does_one_opened_again() {
     w.map.close().unwrap();
     w.reopen();
     assert_eq!(w.facts(), found);
+}
+
+/// A map of 16 TiB has slots for 5 GiB: what was never written of it is not looked at when it is opened again.
+#[test]
+fn a_map_that_is_opened_again_skips_what_was_never_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = rekindle_io::logfile::RealDir::open(folder.path()).unwrap();
+    let extent = ExtentBytes::DEFAULT;
+    let pages = (16 << 40) / extent.get() / rekindle_core::usage::PAGE_EXTENTS as u64;
+    let wanted = [0, 3, 4, 70_000, pages - 1];
+    {
+        let mut f = FactsFile::new(dir.create("usage").unwrap(), Uuid([1; 16]), extent, pages);
+        for slot in wanted {
+            f.write(slot, PageHead { cold_starts: 0, stamp: 1 }, &empty_page()).unwrap();
+        }
+    }
+    let f = FactsFile::new(dir.open("usage").unwrap().unwrap(), Uuid([1; 16]), extent, pages);
+    let next = |from: &u64| f.next_written(from + 1).unwrap();
+    let found: Vec<u64> = std::iter::successors(f.next_written(0).unwrap(), next).take(100).collect();
+    assert_eq!(found, wanted);
 }

@@ -81,6 +81,9 @@ impl LogFile for FaultyFile {
         self.check(FaultOp::Read)?;
         self.inner.len()
     }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.inner.next_data(offset)
+    }
     fn set_len(&self, len: u64) -> Result<()> {
         self.latch.check(&self.name)?;
         self.check(FaultOp::SetLen)?;

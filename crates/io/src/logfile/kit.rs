@@ -62,6 +62,9 @@ fn bytes<D: LogDir + ?Sized>(d: &D) {
         (20_000, vec![7, 0]),
         "writing out changes nothing"
     );
+    let next = |at| f.next_data(at).expect("next data");
+    assert_eq!((next(0), next(19_999), next(20_000)), (Some(0), Some(19_999), None));
+    assert!((4096..=12_288).contains(&next(4096).expect("7s follow")));
     f.sync().expect("sync");
     let again = d.open("f").expect("open").expect("there");
     again.write_at(0, &[b"z"]).expect("write");

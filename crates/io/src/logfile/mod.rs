@@ -41,6 +41,11 @@ pub trait LogFile: Send + Sync {
     fn sync(&self) -> Result<()>;
     /// Current length in bytes.
     fn len(&self) -> Result<u64>;
+    /// The first byte from `offset` on that may have been written: all before it reads as zeros. `None`: nothing follows. A
+    /// file that cannot tell says `offset` as long as that lies in it.
+    fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        Ok((offset < self.len()?).then_some(offset))
+    }
     /// Cuts or extends (with zeros).
     fn set_len(&self, len: u64) -> Result<()>;
     /// Gives the space of a range back; it reads as zeros. A hint where the file system cannot.

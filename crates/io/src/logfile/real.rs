@@ -139,6 +139,15 @@ impl LogFile for RealFile {
     fn len(&self) -> Result<u64> {
         self.file.metadata().map(|m| m.len()).map_err(|e| self.os(&e))
     }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        // The position that this moves is used by nobody.
+        match fs::seek(&self.file, fs::SeekFrom::Data(offset)) {
+            Ok(at) => Ok(Some(at)),
+            Err(Errno::NXIO) => Ok(None),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok((offset < self.len()?).then_some(offset)),
+            Err(e) => Err(self.os(&e.into())),
+        }
+    }
     fn set_len(&self, len: u64) -> Result<()> {
         self.latch.check(&self.place)?;
         self.file.set_len(len).map_err(|e| self.os(&e))

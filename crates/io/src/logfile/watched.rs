@@ -87,6 +87,9 @@ impl LogFile for WatchedFile {
     fn len(&self) -> Result<u64> {
         self.inner.len()
     }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.inner.next_data(offset)
+    }
     fn set_len(&self, len: u64) -> Result<()> {
         self.inner.set_len(len)
     }
