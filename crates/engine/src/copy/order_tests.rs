@@ -12,14 +12,15 @@ const EXTENT: u64 = 16 << 10;
 const SIZE: u64 = 200 * EXTENT;
 const EDGE: u64 = 1 << 20;
 
-/// Knows extents by their hashes; `lost`: says so instead.
+/// Knows extents by their hashes; of this range it says instead that they are lost.
 struct Known {
     image: Vec<u8>,
-    lost: bool,
+    lost: std::ops::Range<u64>,
 }
 impl Compare for Known {
     fn ids(&self, extents: ExtentRange) -> Result<Vec<Id>> {
-        if self.lost {
+        assert_eq!(extents.start / plan::LEAF, (extents.end - 1) / plan::LEAF, "a leaf at a time");
+        if extents.iter().any(|e| self.lost.contains(&e)) {
             return Err(Error::new(Kind::Corrupt, "its ids are lost"));
         }
         assert!(extents.start < extents.end, "{extents:?} do not ascend");
@@ -113,7 +114,7 @@ fn no_power_cut_leaves_half_a_copy_that_looks_like_a_volume() {
 #[test]
 fn what_comes_backwards_is_read_back_whole() {
     let (to, holder) = world(true, false);
-    let known = Known { image: to.image.clone(), lost: false };
+    let known = Known { image: to.image.clone(), lost: 0..0 };
     let report = copy(&holder, Some(&known), &to, &options(true), &Unwatched).unwrap();
     assert!(report.wrong == 0 && report.checked.contains(100));
     assert_eq!(verify(&geometry(), &known, &to, &report, &options(true), &Unwatched).unwrap(), 0);
@@ -122,7 +123,7 @@ fn what_comes_backwards_is_read_back_whole() {
 #[test]
 fn what_has_lost_its_ids_does_not_count_as_read_back() {
     let (to, holder) = world(true, false);
-    let lost = Known { image: to.image.clone(), lost: true };
+    let lost = Known { image: to.image.clone(), lost: 0..200 };
     let report = copy(&holder, Some(&lost), &to, &options(true), &Unwatched).unwrap();
     assert_eq!(report.checked.from(0).count(), 0);
     assert!(verify(&geometry(), &lost, &to, &report, &options(true), &Unwatched).unwrap_err().is_loss());
@@ -131,7 +132,25 @@ fn what_has_lost_its_ids_does_not_count_as_read_back() {
 #[test]
 fn a_destination_that_cannot_be_read_back_ends_the_copy() {
     let (to, holder) = world(true, true);
-    let known = Known { image: to.image.clone(), lost: false };
+    let known = Known { image: to.image.clone(), lost: 0..0 };
     let e = copy(&holder, Some(&known), &to, &options(true), &Unwatched).unwrap_err();
     assert_eq!((e.kind, e.what.contains("cannot be read")), (Kind::Failed, true), "{e:?}");
+}
+
+/// Many leaves, rounds and readers: what has no ids in one leaf hinders nobody in the others.
+#[test]
+fn leaves_are_read_back_each_for_itself() {
+    const EXTENTS: u64 = 2200;
+    let g = Geometry::new(EXTENTS * EXTENT, ExtentBytes::new(EXTENT).unwrap(), 512, 4096).unwrap();
+    let data = [ExtentRange { start: 1000, end: 1050 }, ExtentRange { start: 2040, end: 2100 }];
+    let mem = MemHolder::from_pattern(g, &data, 1);
+    let mut image = vec![0; g.size as usize];
+    image.chunks_mut(EXTENT as usize).zip(0..).for_each(|(bytes, e)| mem.truth(e, bytes));
+    let to = Device { disk: MemBlock::new(g.size), image: Vec::new(), fresh: true, unreadable: false };
+    let known = Known { image, lost: 1000..1010 };
+    let holder: Arc<dyn Holder> = mem;
+    let report = copy(&holder, Some(&known), &to, &options(true), &Unwatched).unwrap();
+    let checked: Vec<u64> = report.checked.from(0).collect();
+    assert!((1024..1050).chain(2040..2100).all(|e| checked.contains(&e)), "{checked:?}");
+    assert!(!(1000..1010).any(|e| checked.contains(&e)));
 }

@@ -9,14 +9,13 @@ use super::{Compare, Shared, plan};
 use rekindle_core::volume::ExtentRange;
 use rekindle_io::Result;
 use rekindle_io::destination::Destination;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 /// Threads: one reads while another compares.
 pub(super) const READERS: usize = 2;
-/// Bytes flushed and read back together.
-const ROUND_BYTES: u64 = 64 << 20;
+/// Bytes flushed and read back together: several extents of any size. Tests copy little and are to see many rounds.
+const ROUND_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 /// Stretches that wait to be read back: 256 KiB of memory.
 const BACKLOG: usize = 16 << 10;
 
@@ -67,8 +66,10 @@ impl<'a> ReadBack<'a> {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         let most = ROUND_BYTES / self.shared.geometry.extent.get();
         let mut extents = Vec::new();
-        while (extents.len() as u64) < most.max(1) && !self.shared.stop.load(Relaxed) {
-            let Ok(stretch) = written.recv() else { break };
+        // A copy that is stopped ends its workers, and these end this.
+        while (extents.len() as u64) < most.max(1)
+            && let Ok(stretch) = written.recv()
+        {
             extents.extend(stretch.iter());
         }
         drop(written);

@@ -332,6 +332,37 @@ fn what_was_copied_is_read_back_meanwhile_and_once() {
     }
 }
 
+/// A round is read back when it is full: what waits for the end is the whole volume in a list, and its time.
+#[test]
+fn what_was_copied_is_read_back_before_the_rest_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(&[1; 300], 0);
+    let (mem, holder) = holder(&image);
+    let to = Watched::new(&dir.path().join("a"), image.len(), &[]);
+    let options = CopyOptions { read_back: true, threads: 1, ..quick() };
+    mem.hold();
+    let (compare, began) = (ById(&image), Instant::now());
+    std::thread::scope(|s| {
+        let run = s.spawn(|| copy(&holder, Some(&compare), &to, &options, &Unwatched));
+        // Two rounds of the middle.
+        let mut released = 0;
+        while released < 130 && began.elapsed() < Duration::from_secs(10) {
+            released += mem.release(130 - released).len();
+            std::thread::yield_now();
+        }
+        while to.reads.lock().unwrap().is_empty() && began.elapsed() < Duration::from_secs(10) {
+            std::thread::yield_now();
+        }
+        let early = !to.reads.lock().unwrap().is_empty();
+        mem.answer_inline();
+        while !run.is_finished() {
+            mem.release(100);
+        }
+        run.join().unwrap().unwrap();
+        assert!(early, "nothing was read back while the rest was awaited");
+    });
+}
+
 /// A leaf of zeros is a hole: looked at as such, and read where it is none.
 #[test]
 fn a_hole_is_verified_without_reading_and_a_byte_in_it_is_found() {

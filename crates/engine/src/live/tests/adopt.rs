@@ -34,6 +34,34 @@ fn marks_that_cannot_be_are_refused() {
     }
 }
 
+/// One mark too new among others is as bad.
+#[test]
+fn the_newest_of_all_marks_counts() {
+    let m = Machine::new();
+    let mut adopted = adopted(&m, 3, 2);
+    adopted.changed.push((ExtentRange { start: 7, end: 8 }, Generation(4)));
+    assert_eq!(LiveState::adopt(&*m.options().state, &adopted).unwrap_err().kind, Kind::Invalid);
+}
+
+/// A hand-over that is tried again may bring another tracking: of the first nothing stays. A name may be of any length.
+#[test]
+fn a_hand_over_that_is_tried_again_leaves_nothing_of_the_first() {
+    let m = Machine::new();
+    let o = m.options();
+    LiveState::adopt(&*o.state, &adopted(&m, 3, 2)).unwrap();
+    let other = Uuid([9; 16]);
+    let again =
+        Adopted { name: "\u{e9}".repeat(3000), tracking: Some((other, Generation(3))), ..adopted(&m, 3, 2) };
+    LiveState::adopt(&*o.state, &again).unwrap();
+    let names = m.state.names().unwrap();
+    let (ours, old) = (other.to_string(), Uuid([8; 16]).to_string());
+    assert!(
+        names.iter().any(|n| n.ends_with(&ours)) && !names.iter().any(|n| n.ends_with(&old)),
+        "{names:?}"
+    );
+    m.open().unwrap();
+}
+
 /// A record that names the tracking is not found before all its marks are: a backup would leave out what the guest changed.
 #[test]
 fn a_state_that_was_cut_short_proves_nothing() {

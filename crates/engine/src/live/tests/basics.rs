@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::backup::Changed;
 use crate::live::{Adopted, FleeceOptions, Hooks, LiveOptions, LiveSet, LiveState, LiveVolume, Observer};
-use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Uuid};
+use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, ExtentSet, Generation, Uuid};
 use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, ImageFacts, Info, Late, MemBlock, kit};
 use rekindle_io::fault::{Crash, FaultOp, FaultPlan};
 use rekindle_io::logfile::{FaultyDir, LogDir, MemDir, RealDir};
@@ -267,6 +267,8 @@ fn a_restore_to_a_larger_disk_with_other_blocks_is_adopted_as_its_moment_is() {
         changed: vec![(r(3, 5), Generation(1))],
         image,
     };
+    // What the configuration says of extents is for a volume that begins.
+    let o = LiveOptions { extent: Some(ExtentBytes::new(2 * EXTENT).unwrap()), ..o };
     let v = LiveVolume::adopt(disk, m.facts.clone(), &adopted, &o).unwrap();
     assert_eq!((v.info().size, v.geometry().size), (SIZE, SIZE), "clients know it so");
     assert!(v.geometry().same_extents(&geometry));
@@ -279,6 +281,7 @@ fn a_restore_to_a_larger_disk_with_other_blocks_is_adopted_as_its_moment_is() {
         changed,
         Changed::Since { marked: [r(3, 5), last].into_iter().collect(), compare: ExtentSet::default() }
     );
+    assert_eq!(i.volumes()[0].identity().generation, Generation(1), "the first of a tracking of its own");
 }
 
 #[test]
