@@ -8,7 +8,7 @@
 //! a neighbour. A guest that reads at random misses faster than any link brings 16 extents for each: neighbours first would
 //! then starve the very list that ends the misses (a skewed load at 1 Gbit/s: 462 misses with neighbours first, 123 with
 //! none, 146 so), while a guest that reads in runs misses seldom enough that a quarter is plenty (the real trace: 1499,
-//! 4381 and 1546; crates/engine/tests/replay.rs).
+//! 4381 and 1546; crates/bench/src/trace.rs).
 //!
 //! The scheduler does not know what is local. It proposes, and the caller's `wanted` (one look at the claim byte, marking
 //! the fetch) refuses what is local, under way or covered by a write: that look is the single flight and the cancelling of
@@ -34,7 +34,7 @@ pub const FIRST_MAX: usize = 1024;
 pub const WEIGHT: u32 = 100;
 
 /// How many neighbours to promote: as many as the link moves in 100 ms, at least 1, at most [`NEIGHBOURS`]. On a very slow
-/// link they would delay what is known to be hot; down to 100 Mbit/s the real trace wants all 16 (tests/replay.rs).
+/// link they would delay what is known to be hot; down to 100 Mbit/s the real trace wants all 16 (crates/bench/src/trace.rs).
 pub fn neighbours(bytes_per_s: u64, stored_bytes_per_extent: u64) -> u64 {
     (bytes_per_s / 10 / stored_bytes_per_extent.max(1)).clamp(1, NEIGHBOURS)
 }
