@@ -7,6 +7,7 @@ mod kit;
 use kit::{Running, Sandbox, data, read};
 use rekindle_export::nbd::Listen;
 use rekindle_export::nbd::client::{Client, ClientOptions};
+use std::time::{Duration, Instant};
 
 const SIZE: usize = 6 << 20;
 
@@ -47,6 +48,19 @@ fn put(c: &mut Client, bytes: &mut [u8], at: usize, text: &str) {
 
 fn whole(c: &mut Client) -> Vec<u8> {
     (0..SIZE as u64).step_by(1 << 20).flat_map(|at| c.read(at, 1 << 20).unwrap()).collect()
+}
+
+/// The socket is there before anything begins; a script that waits for it connects at once.
+#[test]
+fn whoever_comes_as_soon_as_the_socket_is_there_finds_the_export() {
+    let s = Sandbox::new();
+    let bytes = lost(&s);
+    let _r = restore(&s, &[]);
+    let began = Instant::now();
+    while !s.path("n.sock").exists() {
+        assert!(began.elapsed() < Duration::from_secs(30));
+    }
+    assert!(whole(&mut client(&s, "db")) == bytes);
 }
 
 #[test]

@@ -154,6 +154,8 @@ struct Inner {
 pub struct Server {
     inner: Arc<Inner>,
     wake: Arc<Wake>,
+    /// Until clients are let in.
+    listeners: Vec<Listener>,
     threads: Vec<JoinHandle<()>>,
     addresses: Vec<Listen>,
     grace: Duration,
@@ -161,8 +163,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens everywhere it was told to, or fails without leaving anything behind.
+    /// Listens everywhere it was told to and lets clients in.
     pub fn start(options: ServerOptions) -> io::Result<Server> {
+        let mut server = Self::bind(options)?;
+        server.accept()?;
+        Ok(server)
+    }
+    /// Listens everywhere it was told to, or fails without leaving anything behind. Clients that come wait until
+    /// [`Server::accept`]: whoever sees the socket may take it that the exports are there.
+    pub fn bind(options: ServerOptions) -> io::Result<Server> {
         if options.listen.is_empty() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "nowhere to listen"));
         }
@@ -180,15 +189,17 @@ impl Server {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             late_bytes: Arc::default(),
         });
-        let wake = Arc::new(Wake::new()?);
-        let mut server =
-            Server { inner, wake, threads: Vec::new(), addresses, grace: options.grace, ended: false };
-        for listener in listeners {
-            let (inner, wake) = (Arc::clone(&server.inner), Arc::clone(&server.wake));
+        let (wake, grace) = (Arc::new(Wake::new()?), options.grace);
+        Ok(Server { inner, wake, listeners, threads: Vec::new(), addresses, grace, ended: false })
+    }
+    /// Lets clients in, those first that wait.
+    pub fn accept(&mut self) -> io::Result<()> {
+        for listener in std::mem::take(&mut self.listeners) {
+            let (inner, wake) = (Arc::clone(&self.inner), Arc::clone(&self.wake));
             let thread = std::thread::Builder::new().name("nbd-accept".into());
-            server.threads.push(thread.spawn(move || accept_loop(&inner, &listener, &wake))?);
+            self.threads.push(thread.spawn(move || accept_loop(&inner, &listener, &wake))?);
         }
-        Ok(server)
+        Ok(())
     }
     /// Adds an export; an error when the name is taken or too long.
     pub fn add(&self, export: ExportSpec) -> io::Result<()> {

@@ -20,11 +20,11 @@ pub struct Exports {
 }
 
 impl Exports {
-    /// Listens; nothing is exported yet. `single`: there will be one volume in all.
-    pub fn start(listen: Vec<Listen>, single: bool) -> Outcome<Exports> {
+    /// Listens; nothing is exported yet, and clients that come wait until `open`. `single`: there will be one volume in all.
+    pub fn bind(listen: Vec<Listen>, single: bool) -> Outcome<Exports> {
         let shown: Vec<String> = listen.iter().map(ToString::to_string).collect();
         let options = ServerOptions { listen, grace: GRACE, ..ServerOptions::default() };
-        let server = Server::start(options).map_err(|e| {
+        let server = Server::bind(options).map_err(|e| {
             let failure = Failure::system(format!("cannot serve at {}", shown.join(" and ")), &e);
             match e.kind() {
                 std::io::ErrorKind::AddrInUse => failure
@@ -35,6 +35,12 @@ impl Exports {
         })?;
         let addresses = server.addresses().to_vec();
         Ok(Exports { server: RwLock::new(Some(server)), addresses, shown: Mutex::default(), single })
+    }
+    /// Lets clients in, once what is online is shown: a script that waits for the socket connects as soon as it sees it.
+    pub fn open(&self) -> Outcome {
+        let mut server = self.server.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(server) = server.as_mut() else { return Ok(()) };
+        server.accept().map_err(|e| Failure::system("cannot let clients in", &e))
     }
     /// Where it listens.
     pub fn addresses(&self) -> &[Listen] {

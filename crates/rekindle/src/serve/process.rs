@@ -54,6 +54,7 @@ impl Process {
             process.controls.push(ControlServer::start(set.socket(), Arc::new(steering))?);
         }
         process.show()?;
+        process.shared.exports.open()?;
         Ok(process)
     }
     /// Says when backups could not be made with this repository, beside serving.

@@ -60,7 +60,7 @@ pub fn run(args: &ServeArgs, out: Out) -> Outcome<u8> {
     places::runtime_dir()?;
     let sets = plan.sets.iter().map(|s| open(s, plan.access.as_ref(), out)).collect::<Outcome<Vec<_>>>()?;
     let single = sets.iter().map(|s| s.volumes.len()).sum::<usize>() == 1;
-    let exports = Exports::start(plan.listen, single)?;
+    let exports = Exports::bind(plan.listen, single)?;
     let mut process = Process::start(sets, exports, asked, out)?;
     plan.access.iter().for_each(|repository| process.look_at(repository));
     if let Some(command) = &args.run {

@@ -53,7 +53,7 @@ pub fn run(args: &RestoreArgs, set: &str, out: Out) -> Outcome<u8> {
     }
     // Before anything begins: an address that cannot be had must not leave half a restore behind. Each volume of the moment
     // has one destination.
-    let exports = Exports::start(listen, paths.len() == 1)?;
+    let exports = Exports::bind(listen, paths.len() == 1)?;
     let restoring = match unfinished(set, &paths)? {
         Some((place, found)) => resume(args, &ask, place, &found, out)?,
         None => begin(args, &ask)?,
