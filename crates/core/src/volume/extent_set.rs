@@ -46,17 +46,17 @@ impl ExtentSet {
         }
         self
     }
-    /// The first extent from `from` on that is in the set, if `inside`, or is not. In a set `None` means: no more; outside of
-    /// one there always are.
-    fn next(&self, from: u64, inside: bool) -> Option<u64> {
-        let (mut at, mut chunks) = (from, self.chunks.range(from / CHUNK..).peekable());
-        loop {
+    /// The first extent of `within` that is in the set, if `inside`, or is not.
+    fn next(&self, within: ExtentRange, inside: bool) -> Option<u64> {
+        let (mut at, mut chunks) = (within.start, self.chunks.range(within.start / CHUNK..).peekable());
+        while at < within.end {
             match chunks.peek() {
                 Some((first, chunk)) if **first == at / CHUNK => {
                     let word = chunk[(at % CHUNK / 64) as usize];
                     let word = if inside { word } else { !word } & (u64::MAX << (at % 64));
                     if word != 0 {
-                        return Some(at / 64 * 64 + u64::from(word.trailing_zeros()));
+                        let found = at / 64 * 64 + u64::from(word.trailing_zeros());
+                        return Some(found).filter(|e| *e < within.end);
                     }
                     at = (at / 64 + 1) * 64;
                     if at.is_multiple_of(CHUNK) {
@@ -68,11 +68,18 @@ impl ExtentSet {
                 None => return None,
             }
         }
+        None
+    }
+    /// The first range that lies in `within`, cut to it. Looks no further than its end: whoever asks for stretch after
+    /// stretch looks at everything once.
+    pub fn first_in(&self, within: ExtentRange) -> Option<ExtentRange> {
+        let start = self.next(within, true)?;
+        let end = self.next(ExtentRange { start, ..within }, false).unwrap_or(within.end);
+        Some(ExtentRange { start, end })
     }
     /// The first range at or after `from`, cut there.
     pub fn next_range(&self, from: u64) -> Option<ExtentRange> {
-        let start = self.next(from, true)?;
-        Some(ExtentRange { start, end: self.next(start, false)? })
+        self.first_in(ExtentRange { start: from, end: u64::MAX })
     }
     /// Ranges, ascending: not empty, not touching.
     pub fn ranges(&self) -> impl Iterator<Item = ExtentRange> + '_ {
@@ -126,6 +133,7 @@ mod tests {
             a in prop::collection::vec((0u64..9000, 0u64..300), 0..12),
             b in prop::collection::vec((0u64..9000, 0u64..3000), 0..4),
             extents in 1u64..12000,
+            (from, len) in (0u64..12000, 0u64..5000),
         ) {
             let ranges = |v: &[(u64, u64)]| v.iter().map(|(s, n)| ExtentRange { start: *s, end: s + n }).collect::<Vec<_>>();
             let (a, b) = (ranges(&a), ranges(&b));
@@ -136,6 +144,12 @@ mod tests {
             let joined: Vec<ExtentRange> = set.ranges().collect();
             prop_assert!(joined.windows(2).all(|w| w[0].end < w[1].start) && joined.iter().all(|r| r.start < r.end));
             prop_assert_eq!(joined.iter().flat_map(ExtentRange::iter).collect::<BTreeSet<_>>(), plain.clone());
+            let within = ExtentRange { start: from, end: from + len };
+            let first = within.iter().find(|e| plain.contains(e)).map(|start| {
+                let end = (start..within.end).find(|e| !plain.contains(e)).unwrap_or(within.end);
+                ExtentRange { start, end }
+            });
+            prop_assert_eq!(set.first_in(within), first);
             let gaps: Vec<u64> = set.gaps(extents).flat_map(|r| r.iter()).collect();
             prop_assert_eq!(gaps, (0..extents).filter(|e| !plain.contains(e)).collect::<Vec<_>>());
             let same: ExtentSet = joined.into_iter().rev().collect();

@@ -225,12 +225,12 @@ pub(super) fn remove_others(dir: &dyn LogDir, tracking: Uuid) -> Result<()> {
 fn without(ranges: impl Iterator<Item = ExtentRange>, minus: &ExtentSet) -> ExtentSet {
     let mut out = ExtentSet::default();
     for r in ranges {
-        let mut at = r.start;
-        while let Some(inside) = minus.next_range(at).filter(|m| m.start < r.end) {
-            out.insert(ExtentRange { start: at, end: inside.start });
-            at = inside.end;
+        let mut rest = r;
+        while let Some(inside) = minus.first_in(rest) {
+            out.insert(ExtentRange { end: inside.start, ..rest });
+            rest.start = inside.end;
         }
-        out.insert(ExtentRange { start: at, end: r.end });
+        out.insert(rest);
     }
     out
 }
