@@ -229,6 +229,62 @@ fn a_restore_that_could_not_be_served_is_known() {
     assert!(!s.path("new.raw").exists());
 }
 
+/// A name that is used for another disk hides neither the restore nor how to be rid of it; nor does a process that died
+/// before the disks were remembered.
+#[test]
+fn an_interrupted_restore_is_found_when_its_name_has_another_disk() {
+    let s = Sandbox::new();
+    lost(&s);
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+    let interrupted = |args: &[&str]| {
+        let told = s.json(args);
+        let sets = told.as_array().unwrap();
+        let found = sets.iter().find(|set| set["state"] == "interrupted").cloned();
+        (sets.len(), found.map(|set| set["volumes"][0]["path"].as_str().unwrap().to_string()))
+    };
+    std::fs::remove_file(s.path("state/sets/db/set.json")).unwrap();
+    assert_eq!(interrupted(&["status"]), (1, Some(s.text("new.raw"))));
+
+    let other = s.file("other.raw", data(SIZE, 2));
+    let mut serve = s.start(&["serve", "db", &other]);
+    serve.says("live");
+    for args in [&["status"][..], &["status", "db"]] {
+        assert_eq!(interrupted(args), (2, Some(s.text("new.raw"))));
+        assert!(s.ok(args).contains("rekindle discard db"));
+    }
+    assert!(s.fails(11, &["discard", "db", "--yes", "db"]).contains("stop it first"));
+    serve.signal(libc::SIGTERM);
+    assert_eq!(serve.end(), 0);
+    assert_eq!(interrupted(&["status"]), (1, Some(s.text("new.raw"))));
+    s.ok(&["discard", "db", "--yes", "db"]);
+    assert!(!s.path("new.raw").exists() && read(&other) == data(SIZE, 2));
+    assert_eq!(s.ok(&["status"]), "nothing is alive here\n");
+    assert!(s.fails(1, &["discard", "db", "--yes", "db"]).contains("no restore db"));
+}
+
+/// The state of 16 TiB is a GiB.
+#[test]
+fn a_look_at_a_large_interrupted_restore_counts_nothing() {
+    let s = Sandbox::new();
+    s.ok(&["init"]);
+    let path = s.file("lost.raw", data(1 << 20, 1));
+    std::fs::File::options().write(true).open(&path).unwrap().set_len((1 << 40) + (64 << 10)).unwrap();
+    s.ok(&["backup", &path, "--as", "db"]);
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    r.child.kill().unwrap();
+    r.child.wait().unwrap();
+    let told = s.json(&["status"]);
+    assert!(told[0]["interrupted"]["local_bytes"].is_null(), "{told}");
+    assert!(s.ok(&["status", "db"]).contains("with -n the command says how far it came"));
+    let go_on = told[0]["interrupted"]["go_on"].as_str().unwrap();
+    let words: Vec<&str> = go_on.split_whitespace().skip(1).chain(["-n"]).collect();
+    assert!(s.ok(&words).contains("left      at most"));
+}
+
 /// Which extents of a half-restored file hold data: what the fill brought, both ends aside.
 fn brought(s: &Sandbox) -> Vec<usize> {
     let bytes = read(s.path("new.raw"));

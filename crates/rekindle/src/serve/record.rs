@@ -1,12 +1,17 @@
 //! What the state directory remembers of a set: which disks it has, so that a verb can find them when nobody serves it.
 //!
-//! `sets/NAME/set.json`, replaced atomically. Labels and paths only: losing it loses no data, and nothing about data is
-//! believed because of it.
+//! `sets/NAME/set.json`, replaced atomically; beside it `restores.json`, where restores of this name keep their state, since
+//! its disks may be others by the time one that was interrupted is looked for. Labels and paths only: losing them loses no
+//! data, and nothing about data is believed because of them.
 
 use crate::errors::{Failure, Outcome};
 use crate::places;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+
+const DISKS: &str = "set.json";
+const RESTORES: &str = "restores.json";
 
 /// The disks of a set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -49,8 +54,31 @@ pub fn remember(set: &str, volumes: &[(String, PathBuf)]) -> Outcome {
         return Ok(());
     }
     let text = serde_json::to_vec_pretty(&record).expect("our types are always JSON");
-    places::replace(&dir, "set.json", &text)
-        .map_err(|e| Failure::system(format!("cannot write {}", dir.join("set.json").display()), &e))
+    places::replace(&dir, DISKS, &text)
+        .map_err(|e| Failure::system(format!("cannot write {}", dir.join(DISKS).display()), &e))
+}
+
+/// Where restores of this name began to keep their state, the newest last; most are over.
+pub fn restores(set: &str) -> Outcome<Vec<PathBuf>> {
+    Ok(read(set, RESTORES)?.unwrap_or_default())
+}
+
+/// Remembers one more of them, before there is anything of it that could be lost sight of. What lies nowhere any more is
+/// forgotten.
+pub fn remember_restore(set: &str, state: &Path) -> Outcome {
+    let mut places = restores(set)?;
+    if places.last().is_some_and(|p| p == state) {
+        return Ok(());
+    }
+    places.retain(|p| p != state && p.is_dir());
+    places.push(state.into());
+    let text = serde_json::to_vec_pretty(&places).expect("our types are always JSON");
+    let dir = folder(set)?;
+    let fresh = dir.join(format!("{RESTORES}.new"));
+    // Not flushed: the guest waits for this, and after a power cut the state is found by the disks as a rule.
+    std::fs::write(&fresh, text)
+        .and_then(|()| std::fs::rename(&fresh, dir.join(RESTORES)))
+        .map_err(|e| Failure::system(format!("cannot write {}", fresh.display()), &e))
 }
 
 /// The names of all sets something is remembered of, sorted; those of restores to devices too.
@@ -77,9 +105,14 @@ pub fn disks() -> Outcome<Vec<PathBuf>> {
     Ok(records.flat_map(|r| r.volumes).map(|v| v.path).collect())
 }
 
-/// What was remembered, if anything. A record that cannot be read is as good as none, and is said to be so.
+/// The disks that were remembered, if any.
 pub fn recall(set: &str) -> Outcome<Option<Record>> {
-    let path = places::state_path()?.join("sets").join(set).join("set.json");
+    read(set, DISKS)
+}
+
+/// What a file of the set says, if it is there. One that makes no sense is as good as none, and is said to be so.
+fn read<T: DeserializeOwned>(set: &str, name: &str) -> Outcome<Option<T>> {
+    let path = places::state_path()?.join("sets").join(set).join(name);
     match std::fs::read(&path) {
         Ok(text) => Ok(serde_json::from_slice(&text)
             .map_err(|e| tracing::warn!("{} is not used: {e}", path.display()))

@@ -112,7 +112,7 @@ fn trouble(s: &SetStatus) -> Option<[String; 2]> {
 /// What an interrupted restore needs somebody for.
 fn interrupted(s: &SetStatus) -> Vec<String> {
     let Some(i) = &s.interrupted else { return Vec::new() };
-    let came = i.local_bytes.map_or("how far it came cannot be read".into(), |local| {
+    let came = i.local_bytes.map_or("with -n the command says how far it came".into(), |local| {
         format!("{} of {} are there", words::bytes(local), words::bytes(i.total_bytes))
     });
     let mut lines = vec![format!("{:<9} was interrupted, nobody serves it: {came}", s.name)];

@@ -16,8 +16,11 @@ use crate::show::words;
 pub fn run(args: &DiscardArgs, out: Out) -> Outcome<u8> {
     names::set(&args.name)?;
     match status::one(&args.name)? {
-        Some(status) => served(args, &status, out),
-        None => at_rest(args, out),
+        Some(status) if status.restore.is_some() || restoring::unsettled(&args.name)?.is_none() => {
+            served(args, &status, out)
+        }
+        // Also while the name is served from another disk: then that has to end first, which is said.
+        _ => at_rest(args, out),
     }
 }
 

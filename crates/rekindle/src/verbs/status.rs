@@ -43,11 +43,11 @@ pub fn run(args: &StatusArgs, out: Out) -> Outcome<u8> {
 /// two looks is left out of the table.
 fn gather(name: Option<&str>) -> Outcome<Vec<SetStatus>> {
     if let Some(name) = name {
-        let found = match one(name)? {
-            None if owner::must_be_free(name).is_ok() => restoring::interrupted(name)?,
-            set => set,
-        };
-        return found.map(|s| vec![s]).ok_or_else(|| nobody(name));
+        let mut sets: Vec<SetStatus> = one(name)?.into_iter().collect();
+        if !restores(&sets, name) && (!sets.is_empty() || owner::must_be_free(name).is_ok()) {
+            sets.extend(restoring::interrupted(name)?);
+        }
+        return if sets.is_empty() { Err(nobody(name)) } else { Ok(sets) };
     }
     let (mut sets, alive) = (Vec::new(), owner::alive()?);
     for holder in &alive {
@@ -57,13 +57,23 @@ fn gather(name: Option<&str>) -> Outcome<Vec<SetStatus>> {
             Err(f) => return Err(f),
         }
     }
-    let free = |name: &String| !alive.iter().any(|h| h.name == *name);
-    sets.extend(interrupted(free));
+    // Who has the name and did not answer may be at the very restore.
+    let free = |name: &str| match sets.iter().any(|s| s.name == name) {
+        true => !restores(&sets, name),
+        false => !alive.iter().any(|h| h.name == name),
+    };
+    let interrupted = interrupted(free);
+    sets.extend(interrupted);
     Ok(sets)
 }
 
+/// One of these is the restore of that name. Else the name may be served from another disk while a restore lies there.
+fn restores(sets: &[SetStatus], name: &str) -> bool {
+    sets.iter().any(|s| s.name == name && s.restore.is_some())
+}
+
 /// Restores that were interrupted and that nobody has. What cannot be read hides nothing else.
-fn interrupted(free: impl Fn(&String) -> bool) -> Vec<SetStatus> {
+fn interrupted(free: impl Fn(&str) -> bool) -> Vec<SetStatus> {
     // Who has no state directory has no restores.
     let names = record::names().unwrap_or_default();
     let look = |n: &String| {

@@ -147,7 +147,8 @@ pub struct Interrupted {
     pub moment: String,
     /// Bytes in all.
     pub total_bytes: u64,
-    /// Bytes that need not be fetched again, at least; null if the state cannot be read.
+    /// Bytes that need not be fetched again, at least; null if the state cannot be read, or has over 2^24 extents (a TiB of
+    /// 64 KiB) and is not counted for a look: `go_on` with `-n` says it.
     pub local_bytes: Option<u64>,
     /// What was asked of it besides the usual (threshold, order, limit), in words; it still holds.
     pub asked: String,

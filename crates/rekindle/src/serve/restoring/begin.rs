@@ -65,6 +65,7 @@ pub struct Begin {
 /// Begins. When it returns the restore survives any crash, and can be served.
 pub fn begin(b: Begin) -> Outcome<Arc<Restoring>> {
     let cannot = format!("cannot restore {}", b.name);
+    record::remember_restore(&b.name, &b.state.path)?;
     let dir = b.state.open()?;
     let owner = HoldOwner {
         host: host(),

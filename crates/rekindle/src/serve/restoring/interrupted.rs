@@ -10,14 +10,28 @@ use rekindle_engine::restore::missing;
 use rekindle_io::logfile::RealDir;
 use std::path::PathBuf;
 
-/// The restore `name`, not settled, as the state directory remembers it. Whether somebody serves it is not looked at.
+/// Extents whose state is read for a status: 64 MiB of it, a TiB of 64 KiB. A GiB a second is no look.
+const COUNTED_MAX: u64 = 1 << 24;
+
+/// The restore `name`, not settled, as the state directory remembers it: that of its disks, or the newest that is left.
+/// Whether somebody serves it is not looked at.
 pub fn unsettled(name: &str) -> Outcome<Option<(StatePlace, Found)>> {
+    let ours = |f: &Found| f.plan.set == name && !f.is_live();
     let disks: Vec<_> = record::recall(name)?
         .map_or(Vec::new(), |r| r.volumes.into_iter().map(|v| (v.name, v.path)).collect());
-    Ok(find(name, &disks)?.filter(|(_, f)| f.plan.set == name && !f.is_live()))
+    if let Some(found) = find(name, &disks)?.filter(|(_, f)| ours(f)) {
+        return Ok(Some(found));
+    }
+    for path in record::restores(name)?.into_iter().rev() {
+        let place = StatePlace { path };
+        if let Some(found) = place.look()?.filter(ours) {
+            return Ok(Some((place, found)));
+        }
+    }
+    Ok(None)
 }
 
-/// How the restore `name` stands, if it was interrupted. For a set that nobody serves.
+/// How the restore `name` stands, if it was interrupted. For a set that nobody restores.
 pub fn interrupted(name: &str) -> Outcome<Option<SetStatus>> {
     Ok(unsettled(name)?.map(|(place, found)| status(&place, &found)))
 }
@@ -55,8 +69,12 @@ fn status(place: &StatePlace, found: &Found) -> SetStatus {
     }
 }
 
-/// Bytes that need not be fetched again; `None` if the state cannot be read, which whoever goes on will be told.
+/// Bytes that need not be fetched again; `None` if the state cannot be read, or is too large to be read for a look. Whoever
+/// goes on, or asks what that would do, is told.
 fn local(place: &StatePlace, found: &Found) -> Option<u64> {
+    if found.plan.volumes.iter().map(|v| v.size.div_ceil(v.extent)).sum::<u64>() > COUNTED_MAX {
+        return None;
+    }
     let dir = RealDir::open(&place.path).ok()?;
     let volumes = found.plan.volumes.iter().enumerate();
     volumes.map(|(i, v)| Some(v.size.saturating_sub(missing(&*dir, &found.plan, i).ok()? * v.extent))).sum()
