@@ -9,6 +9,6 @@ mod tests;
 mod usage;
 
 pub use report::{BackupReport, How, VolumeReport};
-pub use run::{BackupOptions, run};
+pub use run::{BackupOptions, Failed, run};
 pub use source::{Changed, InstantVolume, SetInstant, VolumeIdentity};
 pub use usage::Stored as StoredUsage;

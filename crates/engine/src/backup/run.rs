@@ -15,7 +15,9 @@ use super::source::{Changed, InstantVolume, SetInstant};
 use super::usage;
 use crate::progress::{Done, Progress};
 use crate::read_ahead::{Found, ReadOrder, Source, collect};
-use crate::repository::{CommitMeta, Repository, Snapshot, SnapshotWriter, VolumeSlot, WriterOptions};
+use crate::repository::{
+    CommitMeta, RepoError, Repository, Snapshot, SnapshotWriter, VolumeSlot, WriterOptions,
+};
 use crate::usage::UsageMap;
 use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Geometry, Uuid};
 use rekindle_io::{Error, Kind, Result};
@@ -36,8 +38,8 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
     /// The instant's wall time, nanoseconds since 1970; for people.
     pub time_ns: u64,
-    /// Read everything and compare by id, whatever tracking says.
-    pub compare_all: bool,
+    /// Read everything and compare by id, whatever tracking says, because of this.
+    pub compare: Option<String>,
     /// Usage maps of the volumes, by volume uuid: the order of reading, and stored with the snapshot.
     pub usage: Vec<(Uuid, Arc<UsageMap>)>,
     /// Threads that read ahead; 0: on the caller's thread.
@@ -53,7 +55,7 @@ impl BackupOptions {
             set: set.into(),
             tags: Vec::new(),
             time_ns,
-            compare_all: false,
+            compare: None,
             usage: Vec::new(),
             readers: 2,
             writer: WriterOptions { time_ns, ..WriterOptions::default() },
@@ -64,14 +66,30 @@ impl BackupOptions {
     }
 }
 
-/// Backs up `instant` into `repo`. If this fails with `Kind::Unavailable` while it commits, the snapshot may exist (the
-/// next listing tells); after any other failure it does not.
+/// A backup that failed.
+#[derive(Debug)]
+pub struct Failed {
+    /// With `Kind::Unavailable` while it commits the snapshot may exist (the next listing tells); after any other failure
+    /// it does not.
+    pub error: Error,
+    /// Part of the parent's manifest is lost, and what is not read of this instant was given up: a backup of another instant
+    /// that compares ([`BackupOptions::compare`]) does without that part.
+    pub parent_lost: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, parent_lost: false }
+    }
+}
+
+/// Backs up `instant` into `repo`.
 pub fn run(
     instant: &dyn SetInstant,
     repo: &Repository,
     options: &BackupOptions,
     progress: &dyn Progress,
-) -> Result<BackupReport> {
+) -> Result<BackupReport, Failed> {
     let begin = Instant::now();
     let mut warnings = Vec::new();
     let volumes = instant.volumes();
@@ -82,8 +100,9 @@ pub fn run(
     let plans: Vec<VolumePlan<'_>> = volumes
         .iter()
         .zip(bases)
-        .map(|(v, basis)| VolumePlan::new(*v, basis, &mut writer, options.compare_all))
+        .map(|(v, basis)| VolumePlan::new(*v, basis, &mut writer, options.compare.as_deref()))
         .collect();
+    let keeps = plans.iter().any(|p| p.keep_rest);
     for plan in &plans {
         plan.give_up_the_rest();
     }
@@ -96,11 +115,14 @@ pub fn run(
     };
     let mut reports = Vec::with_capacity(plans.len());
     for plan in &plans {
-        reports.push(run.volume(plan, parent.as_ref(), options, &mut warnings)?);
+        let report = run.volume(plan, parent.as_ref(), options, &mut warnings);
+        let parent_lost = keeps && run.writer.failure().is_some_and(RepoError::is_loss);
+        reports.push(report.map_err(|error| Failed { error, parent_lost })?);
     }
     run.check()?;
     let meta = CommitMeta { time_ns: options.time_ns, tags: options.tags.clone(), origin: None };
-    let snapshot = run.writer.commit(meta)?;
+    let snapshot =
+        run.writer.commit(meta).map_err(|e| Failed { parent_lost: keeps && e.is_loss(), error: e.into() })?;
     let mut stored_bytes = 0;
     for (report, record) in reports.iter_mut().zip(&snapshot.commit.volumes) {
         report.changed_bytes = record.changed_extents * record.geometry.extent.get();
@@ -157,7 +179,7 @@ impl<'a> VolumePlan<'a> {
         volume: &'a dyn InstantVolume,
         basis: Basis,
         writer: &mut SnapshotWriter,
-        compare_all: bool,
+        compare: Option<&str>,
     ) -> Self {
         let geometry = volume.geometry();
         let slot = writer.volume(volume.identity(), geometry);
@@ -166,13 +188,14 @@ impl<'a> VolumePlan<'a> {
             let wanted = Arc::new([ExtentRange { start: 0, end: geometry.extents() }].into_iter().collect());
             VolumePlan { volume, slot, how, wanted, keep_rest: false, hints: Arc::default() }
         };
+        let basis = match (basis, compare) {
+            (Basis::Tracked(Changed::Since { .. }), Some(why)) => Basis::Compare(why.into()),
+            (basis, _) => basis,
+        };
         match basis {
             Basis::Full(why) => everything(How::Full(why), writer),
             Basis::Compare(why) => everything(How::Compared(why), writer),
             Basis::Tracked(Changed::CompareAll(why)) => everything(How::Compared(why), writer),
-            Basis::Tracked(Changed::Since { .. }) if compare_all => {
-                everything(How::Compared("as asked for".into()), writer)
-            }
             Basis::Tracked(Changed::Since { marked, compare }) => {
                 // The parent was chosen because it has this volume in this shape; the writer agrees or we do not skip.
                 assert!(writer.has_base(slot), "a tracked volume has no base in the writer");
@@ -181,13 +204,6 @@ impl<'a> VolumePlan<'a> {
                     true => marked.clone(),
                     false => Arc::new(compare.union(&marked)),
                 };
-                // Of what is skipped nobody would know what it was. Any other error comes again, where it can be told.
-                if let Err(e) = writer.look_ahead(slot, &wanted)
-                    && e.is_loss()
-                {
-                    let why = format!("part of the parent's manifest is lost: {e}");
-                    return everything(How::Compared(why), writer);
-                }
                 // A restore may have found their frames lost, and the guest healed them with the same bytes.
                 writer.prove(slot, marked.clone());
                 VolumePlan { volume, slot, how: How::Incremental, wanted, keep_rest: true, hints: marked }

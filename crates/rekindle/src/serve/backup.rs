@@ -10,7 +10,7 @@ use crate::progress::Meter;
 use crate::repositories;
 use crate::serve::control;
 use crate::show::words;
-use rekindle_engine::backup::{self, BackupOptions, BackupReport};
+use rekindle_engine::backup::{self, BackupOptions, BackupReport, Failed};
 use rekindle_engine::progress::{Done, Progress};
 use rekindle_engine::repository::{Repository, WriterOptions};
 use rekindle_io::Kind;
@@ -81,11 +81,37 @@ fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
     let (repository, near) = open(set, request)?;
     repository.writable().map_err(|e| repositories::failure(format!("cannot back up {}", set.name), &e))?;
     let hooks = ShellHooks::new(request.pre_hook.clone(), request.post_hook.clone());
+    let mut compare = None;
+    let mut report = loop {
+        match attempt(set, request, &repository, &hooks, compare.clone(), watch)? {
+            Ok(report) => break report,
+            // The disk has what the repository lost: once more, from another instant, as the first is given up in part.
+            Err(failed) if failed.parent_lost && compare.is_none() => {
+                compare = Some(format!("part of the parent's manifest is lost: {}", failed.error));
+            }
+            Err(failed) => return Err(failure(set, &failed.error)),
+        }
+    };
+    report.warnings.extend(near);
+    report.warnings.iter().for_each(|w| tracing::warn!("{w}"));
+    Ok(Message::Summary(summary(&set.name, &report)))
+}
+
+/// One instant, backed up or not; `compare`: all of it is read, because of this.
+fn attempt(
+    set: &OwnedSet,
+    request: &BackupRequest,
+    repository: &Repository,
+    hooks: &ShellHooks,
+    compare: Option<String>,
+    watch: &mut Watch<'_>,
+) -> Outcome<Result<BackupReport, Failed>> {
     let now = SystemClock::new().wall_ns();
-    let instant = set.instant(&hooks).map_err(|f| hooks.explain(f))?;
+    let instant = set.instant(hooks).map_err(|f| hooks.explain(f))?;
     let usual = BackupOptions::new(set.name.clone(), now);
     let options = BackupOptions {
         tags: request.tags.clone(),
+        compare,
         usage: set.maps(),
         writer: WriterOptions { host: host(), ..usual.writer.clone() },
         ..usual
@@ -94,19 +120,18 @@ fn perform(set: &OwnedSet, request: &BackupRequest, watch: &mut Watch<'_>) -> Ou
     // The instant above stops the guest for a moment, so it hurries; what follows may take its time.
     let unhurried = || {
         rekindle_io::background::background();
-        backup::run(&*instant, &repository, &options, &watching)
+        backup::run(&*instant, repository, &options, &watching)
     };
     let ended = std::thread::scope(|s| s.spawn(unhurried).join());
-    let report =
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(|e| match e.kind {
-            Kind::Cancelled => Failure::interrupted(format!("the backup of {}", set.name))
-                .cure("run it again: it begins from the last one that was committed"),
-            _ => Failure::io(format!("the backup of {} failed", set.name), &e),
-        })?;
-    let mut report = report;
-    report.warnings.extend(near);
-    report.warnings.iter().for_each(|w| tracing::warn!("{w}"));
-    Ok(Message::Summary(summary(&set.name, &report)))
+    Ok(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+fn failure(set: &OwnedSet, e: &rekindle_io::Error) -> Failure {
+    match e.kind {
+        Kind::Cancelled => Failure::interrupted(format!("the backup of {}", set.name))
+            .cure("run it again: it begins from the last one that was committed"),
+        _ => Failure::io(format!("the backup of {} failed", set.name), e),
+    }
 }
 
 /// The repository, and a warning about where it lies.

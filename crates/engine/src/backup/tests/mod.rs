@@ -79,7 +79,7 @@ enum Event {
     Backup {
         place: usize,
         readers: usize,
-        compare_all: bool,
+        compare: bool,
     },
     /// The store fails at this operation of the backup, in this way; then guests go on.
     FailedBackup {
@@ -118,7 +118,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => write.prop_map(|(volume, extent, tag)| Event::Stranger { volume, extent, tag }),
         1 => (0..2usize).prop_map(|volume| Event::NearOverflow { volume }),
         6 => (0..2usize, 0..3usize, any::<bool>())
-            .prop_map(|(place, readers, c)| Event::Backup { place, readers, compare_all: c && readers == 1 }),
+            .prop_map(|(place, readers, c)| Event::Backup { place, readers, compare: c && readers == 1 }),
         2 => (0..2usize, 0..40u64, fault).prop_map(|(place, op, fault)| Event::FailedBackup { place, op, fault }),
         1 => (0..2usize, 0..20usize).prop_map(|(place, after)| Event::LostInstant { place, after }),
         1 => (0..2usize, 0..9usize).prop_map(|(place, which)| Event::Forget { place, which }),
@@ -153,9 +153,10 @@ impl World {
             Event::Crash { salt } => self.volumes.iter_mut().for_each(|v| v.crash(salt)),
             Event::Stranger { volume, extent, tag } => self.volumes[volume].stranger(extent, tag),
             Event::NearOverflow { volume } => self.volumes[volume].nearly_overflow(),
-            Event::Backup { place, readers, compare_all } => {
+            Event::Backup { place, readers, compare } => {
                 let moment = self.moment();
-                let options = BackupOptions { compare_all, ..options(self.clock, readers) };
+                let compare = compare.then(|| "as asked for".into());
+                let options = BackupOptions { compare, ..options(self.clock, readers) };
                 let report = run(&moment, &self.places[place].repo, &options, &Unwatched).unwrap();
                 assert!(moment.all_taken(), "what is not taken is kept for nothing");
                 self.check_snapshot(&self.places[place].repo.snapshot_of(report.snapshot));

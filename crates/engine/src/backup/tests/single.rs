@@ -42,7 +42,7 @@ fn an_incremental_reads_what_changed_and_nothing_else() {
     assert_eq!(third.compared(), ["shop: another history"]);
     assert_eq!((third.volumes[0].unchanged, third.stored_bytes), (4, 0));
     // As asked for, although nothing changed.
-    let all = BackupOptions { compare_all: true, ..options(4, 0) };
+    let all = BackupOptions { compare: Some("as asked for".into()), ..options(4, 0) };
     let fourth = run(&Moment::of(&mut v), &place.repo, &all, &Unwatched).unwrap();
     assert_eq!((fourth.volumes[0].unchanged, fourth.changed_bytes()), (4, 0));
 }
@@ -161,7 +161,7 @@ fn a_stop_leaves_nothing_visible_and_progress_ends_full() {
     let (place, mut v) = (place(), written(&[1, 2, 3]));
     let stop = |after| Stop { after: AtomicU32::new(after), last: Mutex::default() };
     for (after, readers) in [(0, 0), (0, 2), (1, 0)] {
-        let e = run(&Moment::of(&mut v), &place.repo, &options(1, readers), &stop(after)).unwrap_err();
+        let e = run(&Moment::of(&mut v), &place.repo, &options(1, readers), &stop(after)).unwrap_err().error;
         assert_eq!(e.kind, Kind::Cancelled, "{e}");
         assert!(place.repo.snapshots(None).unwrap().snapshots.is_empty());
     }
@@ -178,12 +178,12 @@ fn a_lost_instant_or_disk_ends_the_backup_whatever_the_readers_do() {
     for readers in [0, 1, 2] {
         for after in [0, 1, 30, 63] {
             let moment = Moment::of(&mut v).fail_read(0, after);
-            let e = run(&moment, &place.repo, &options(1, readers), &Unwatched).unwrap_err();
+            let e = run(&moment, &place.repo, &options(1, readers), &Unwatched).unwrap_err().error;
             assert!(e.kind == Kind::Failed && e.what.contains("planned"), "{e}");
         }
         let moment = Moment::of(&mut v);
         moment.lasts.store(1, Ordering::Relaxed);
-        let e = run(&moment, &place.repo, &options(1, readers), &Unwatched).unwrap_err();
+        let e = run(&moment, &place.repo, &options(1, readers), &Unwatched).unwrap_err().error;
         assert!(e.kind == Kind::Full && e.what.contains("fleece"), "{e}");
     }
     assert!(place.repo.snapshots(None).unwrap().snapshots.is_empty());

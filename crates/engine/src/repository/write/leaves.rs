@@ -10,16 +10,12 @@ use super::pack::PackWriter;
 use super::upper::{Root, Upper};
 use rekindle_core::repo::manifest::{Child, FAN, Leaf, PATCH_MAX, PageKind, Patch, Shape, encode_ids};
 use rekindle_core::repo::{Id, PageRef, Place};
-use rekindle_core::volume::{ExtentRange, ExtentSet};
+use rekindle_core::volume::ExtentRange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Entries that wait at most: about 100 bytes each. Few under test, so that leaves are touched again after their flush.
 const PENDING_MAX: usize = if cfg!(test) { 64 } else { 32 << 10 };
-
-/// Leaves that are looked at ahead: as many as the cache of pages holds, so that none is read twice because of it. 8 GiB of
-/// extents of 64 KiB.
-const AHEAD_MAX: usize = 128;
 
 /// What an extent becomes: its frame and id, or zeros.
 pub(super) type Entry = Option<(Place, Id)>;
@@ -128,13 +124,6 @@ impl Leaves {
         }
         // Set above.
         self.compare.as_ref().ok_or_else(|| RepoError::Invalid("no leaf".into()))
-    }
-    /// Whether the leaves of `extents` can be read, as far as that costs nothing.
-    pub(super) fn look_ahead(&mut self, extents: &ExtentSet, packs: &mut PackWriter) -> Result<()> {
-        let leaves = extents.ranges().flat_map(|r| r.start / FAN..=(r.end - 1) / FAN);
-        let mut last = None;
-        let fresh = leaves.filter(|leaf| last.replace(*leaf) != Some(*leaf));
-        fresh.take(AHEAD_MAX).try_for_each(|leaf| self.compared(leaf, packs).map(drop))
     }
     /// The id that an extent had in the parent (or has, if its leaf was flushed since).
     pub(super) fn id(&mut self, extent: u64, packs: &mut PackWriter) -> Result<Id> {

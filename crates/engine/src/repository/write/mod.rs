@@ -227,11 +227,6 @@ impl SnapshotWriter {
     pub fn compare(&mut self, volume: VolumeSlot) {
         self.volumes[volume.0].compare();
     }
-    /// Looks whether the parent's manifest can be read where these extents lie, the first of them at least: while
-    /// nothing is given yet, all can still be compared.
-    pub fn look_ahead(&mut self, volume: VolumeSlot, extents: &ExtentSet) -> Result<()> {
-        self.volumes[volume.0].leaves.look_ahead(extents, &mut self.packs)
-    }
     /// Gives the bytes of one extent: the whole of it, or what the volume has of a short last one.
     pub fn put(&mut self, volume: VolumeSlot, extent: u64, bytes: &[u8]) -> Result<Put> {
         self.guarded(|me| me.put_inner(volume.0, extent, bytes))
@@ -263,6 +258,10 @@ impl SnapshotWriter {
         self.guarded(|me| me.volumes[volume.0].hot_list(extents, &mut me.packs))
     }
 
+    /// What failed; nothing is taken any more.
+    pub fn failure(&self) -> Option<&RepoError> {
+        self.failed.as_ref()
+    }
     /// After a failure nothing more is taken: what the caller believes written may not be.
     fn guarded<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         if let Some(e) = &self.failed {
