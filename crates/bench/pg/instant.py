@@ -110,7 +110,8 @@ class Contest:
                              "--no-verify", *more)
         until(lambda: where.exists(), "the export", 60, every=0.001)
         if on_demand:
-            world("pause", moment)
+            # The socket is there a moment before its owner can be steered.
+            until(lambda: world("pause", moment, check=False).returncode == 0, "its owner")
         done = []
 
         def watch(waiter):
