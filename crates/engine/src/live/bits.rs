@@ -5,7 +5,8 @@ use super::sync::{AtomicBool, AtomicU64, SeqCst};
 use rekindle_core::volume::ExtentRange;
 use std::sync::OnceLock;
 
-const PAGE_WORDS: u64 = 512;
+/// 16 KiB, 2,048 of them for 16 TiB: each cut makes them all, and sets most.
+const PAGE_WORDS: u64 = 2048;
 /// Extents of a page.
 const PAGE: u64 = PAGE_WORDS * 64;
 

@@ -43,10 +43,16 @@ impl Page {
     }
 }
 
+/// Pages side by side: a volume of 16 TiB has 131,000 pages, and looks at those in use must not walk over all of them.
+type Group = Box<[OnceLock<Page>]>;
+/// Pages of a group.
+const GROUP: u64 = 256;
+
 /// The marks of one volume.
 pub(super) struct Marks {
     extents: u64,
-    pages: Box<[OnceLock<Page>]>,
+    /// There when a page of them is.
+    groups: Box<[OnceLock<Group>]>,
     /// Pages were written that no sync has covered yet.
     unsynced: AtomicBool,
 }
@@ -54,14 +60,25 @@ pub(super) struct Marks {
 impl Marks {
     /// Nothing marked.
     pub(super) fn blank(extents: u64) -> Marks {
-        let pages = (0..extents.div_ceil(MARKS as u64)).map(|_| OnceLock::new()).collect();
-        Marks { extents, pages, unsynced: AtomicBool::new(false) }
+        let groups = (0..extents.div_ceil(MARKS as u64 * GROUP)).map(|_| OnceLock::new()).collect();
+        Marks { extents, groups, unsynced: AtomicBool::new(false) }
+    }
+    /// The place of page `index`.
+    fn place(&self, index: u64) -> &OnceLock<Page> {
+        let group = &self.groups[(index / GROUP) as usize];
+        &group.get_or_init(|| (0..GROUP).map(|_| OnceLock::new()).collect())[(index % GROUP) as usize]
+    }
+    /// Pages in use, with their index, ascending.
+    fn pages(&self) -> impl Iterator<Item = (u64, &Page)> {
+        let groups = (0..).step_by(GROUP as usize).zip(&self.groups);
+        let places = groups.filter_map(|(first, group)| Some((first..).zip(group.get()?))).flatten();
+        places.filter_map(|(index, place)| Some((index, place.get()?)))
     }
     /// Reads the file; the second value names the extents of damaged pages.
     pub(super) fn load(file: &dyn LogFile, extents: u64) -> Result<(Marks, Vec<ExtentRange>)> {
         let marks = Marks::blank(extents);
         let mut damaged = Vec::new();
-        let stored = file.len()?.div_ceil(PAGE_BYTES as u64).min(marks.pages.len() as u64);
+        let stored = file.len()?.div_ceil(PAGE_BYTES as u64).min(extents.div_ceil(MARKS as u64));
         let mut raw = vec![0; 256 * PAGE_BYTES];
         for first in (0..stored).step_by(256) {
             file.read_at(first * PAGE_BYTES as u64, &mut raw)?;
@@ -78,15 +95,15 @@ impl Marks {
                     *lock(&page.dirty) = true;
                     page
                 });
-                drop(marks.pages[index as usize].set(page));
+                drop(marks.place(index).set(page));
             }
         }
         Ok((marks, damaged))
     }
-    /// Marks `extent` as changed in `generation`. When it is already, that is two loads.
+    /// Marks `extent` as changed in `generation`. When it is already, that is three loads.
     pub(super) fn mark(&self, extent: u64, generation: Generation) {
-        let page =
-            self.pages[(extent / MARKS as u64) as usize].get_or_init(|| Page::new((0..MARKS).map(|_| 0)));
+        let place = self.place(extent / MARKS as u64);
+        let page = place.get_or_init(|| Page::new((0..MARKS).map(|_| 0)));
         let mark = &page.marks[(extent % MARKS as u64) as usize];
         if mark.load(SeqCst) != generation.0 {
             let mut dirty = lock(&page.dirty);
@@ -97,18 +114,17 @@ impl Marks {
     /// Writes every dirty page and syncs. After an error nothing it wrote counts as durable: the next call syncs again,
     /// and a file whose sync failed goes on failing.
     pub(super) fn store(&self, file: &dyn LogFile) -> Result<()> {
-        for (index, page) in self.pages.iter().enumerate() {
-            let Some(page) = page.get() else { continue };
+        for (index, page) in self.pages() {
             let raw = {
                 let mut dirty = lock(&page.dirty);
                 if !*dirty {
                     continue;
                 }
                 *dirty = false;
-                page.encode(index as u64)
+                page.encode(index)
             };
             self.unsynced.store(true, SeqCst);
-            if let Err(e) = file.write_at((index * PAGE_BYTES) as u64, &[&raw]) {
+            if let Err(e) = file.write_at(index * PAGE_BYTES as u64, &[&raw]) {
                 *lock(&page.dirty) = true;
                 return Err(e);
             }
@@ -122,9 +138,8 @@ impl Marks {
     /// Extents marked after `generation`.
     pub(super) fn since(&self, generation: Generation) -> ExtentSet {
         let mut out = ExtentSet::default();
-        for (index, page) in self.pages.iter().enumerate() {
-            let Some(page) = page.get() else { continue };
-            let base = index as u64 * MARKS as u64;
+        for (index, page) in self.pages() {
+            let base = index * MARKS as u64;
             for (n, mark) in page.marks.iter().enumerate() {
                 let extent = base + n as u64;
                 if mark.load(Relaxed) > generation.0 && extent < self.extents {
@@ -136,7 +151,7 @@ impl Marks {
     }
     /// Forgets every mark (a fresh tracking begins). Nothing may be in flight.
     pub(super) fn clear(&self) {
-        for page in self.pages.iter().filter_map(OnceLock::get) {
+        for (_, page) in self.pages() {
             let mut dirty = lock(&page.dirty);
             page.marks.iter().for_each(|m| m.store(0, SeqCst));
             *dirty = false;
@@ -178,5 +193,21 @@ mod tests {
         let (m, damaged) = Marks::load(&*f, 5000).unwrap();
         assert_eq!(damaged, [r(0, 2044)]);
         assert_eq!(since(&m, 0), [r(2044, 2045), r(4999, 5000)]);
+    }
+
+    #[test]
+    fn what_lies_far_apart_keeps_its_place() {
+        const EXTENTS: u64 = 1 << 28;
+        let group = MARKS as u64 * GROUP;
+        let marked = [0, group - 1, group, 7 * group + 2043, 7 * group + 2044, EXTENTS - 1];
+        let f = MemDir::new().create("marks").unwrap();
+        let m = Marks::blank(EXTENTS);
+        // From behind: nothing depends on the order in which they come.
+        marked.iter().rev().for_each(|e| m.mark(*e, Generation(1)));
+        m.store(&*f).unwrap();
+        for m in [&m, &Marks::load(&*f, EXTENTS).unwrap().0] {
+            let found: Vec<u64> = m.since(Generation(0)).ranges().flat_map(|r| r.start..r.end).collect();
+            assert_eq!(found, marked);
+        }
     }
 }
