@@ -222,6 +222,19 @@ fn equal_content_is_stored_once_in_a_session() {
     assert!(store.bytes() < 4 * EXTENT as u64);
 }
 
+/// What is stored again waits behind what is compressed, and much that is known comes meanwhile.
+#[test]
+fn equal_content_is_found_however_much_that_is_known_comes_between() {
+    let (_, repo) = new_repo(true);
+    let image = |tags: &[u32]| tags.iter().flat_map(|i| content(*i, EXTENT)).collect::<Vec<u8>>();
+    let known: Vec<u32> = (100..160).collect();
+    backup(&repo, "other", None, &image(&known), None, options()).unwrap();
+    // Without threads: the fifth makes the first be laid down, and nothing behind it; the last goes on.
+    let image = image(&[&[1, 2, 1, 3, 4, 5][..], &known, &[6]].concat());
+    let s = backup(&repo, "shop", None, &image, None, options()).unwrap();
+    assert!(read_all(&s, "data").unwrap() == image);
+}
+
 /// A short last extent has the id of a whole one that ends in zeros; their frames are not the same.
 #[test]
 fn a_short_extent_is_not_taken_for_a_whole_one_with_the_same_id() {

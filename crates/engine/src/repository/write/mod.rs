@@ -46,8 +46,10 @@ use std::sync::Arc;
 
 /// Extents in the pool at most, in bytes.
 const POOL_BYTES_MAX: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
-// What waits in the pool is looked up among what was seen; it must not be forgotten before it is laid down.
-const _: () = assert!(POOL_BYTES_MAX / (ExtentBytes::MIN as usize) < dedup::GENERATION_MAX);
+/// Extents that wait for their turn at most, those included that are stored already and wait behind one in the pool. What
+/// they equal must not be forgotten before: as many may be laid down until then, and as many be seen.
+const WAITING_MAX: usize = dedup::GENERATION_MAX / 4;
+const _: () = assert!(POOL_BYTES_MAX / (ExtentBytes::MIN as usize) <= WAITING_MAX);
 
 /// Decoded pages in memory, as long as something is written: its leaves are mostly met one after another.
 const CACHE_BYTES: usize = 8 << 20;
@@ -328,7 +330,7 @@ impl SnapshotWriter {
             let (volume, extent, key) = (next.volume, next.extent, next.key);
             let place = match next.how {
                 Content::At(place) => place,
-                // What it equals was laid down a moment ago, and 64 Ki others must come before it is forgotten.
+                // What it equals was laid down a moment ago (`WAITING_MAX`).
                 Content::Before => match self.seen.get(&key) {
                     Some(Known::Sure(place) | Known::Named(place)) => place,
                     _ => {
@@ -336,10 +338,12 @@ impl SnapshotWriter {
                         return Err(RepoError::Invalid(what.into()));
                     }
                 },
-                Content::Fresh => match self.pool.take(self.pool_bytes > bytes_max) {
-                    Some(done) => self.lay_down(volume, key, done)?,
-                    None => return Ok(()),
-                },
+                Content::Fresh => {
+                    match self.pool.take(self.pool_bytes > bytes_max || self.waiting.len() > WAITING_MAX) {
+                        Some(done) => self.lay_down(volume, key, done)?,
+                        None => return Ok(()),
+                    }
+                }
             };
             self.waiting.pop_front();
             self.volumes[volume].leaves.set(extent, Some((place, key.0)), &mut self.packs)?;
