@@ -28,6 +28,12 @@ pub struct Inherited {
     pub damaged: u64,
 }
 
+/// When each page was written: of 16 TiB 262,144 pages, which a backup of nothing need not walk over.
+pub(super) struct Stamps {
+    pub(super) of_page: Vec<u64>,
+    pub(super) newest: u64,
+}
+
 impl UsageMap {
     /// Emits the pages that changed since the snapshot with the summary `parent` (all, if that was of another map or
     /// cannot be read), ascending. A page is a few KiB, at most 17.
@@ -54,15 +60,20 @@ impl UsageMap {
     fn changed_pages(&self, after: u64) -> Result<Vec<u64>> {
         let mut s = self.state();
         self.load_stamps(&mut s)?;
-        let stamps = s.stamps.as_deref().unwrap_or_default().iter().zip(0..);
-        Ok(stamps.filter(|(stamp, _)| **stamp > after).map(|(_, index)| index).collect())
+        let Some(stamps) = s.stamps.as_ref().filter(|stamps| stamps.newest > after) else {
+            return Ok(Vec::new());
+        };
+        let pages = stamps.of_page.iter().zip(0..);
+        Ok(pages.filter(|(stamp, _)| **stamp > after).map(|(_, index)| index).collect())
     }
     fn load_stamps(&self, s: &mut State) -> Result<()> {
         if s.stamps.is_none() {
-            let mut stamps = vec![0; s.file.pages() as usize];
+            let mut stamps = Stamps { of_page: vec![0; s.file.pages() as usize], newest: 0 };
             let mut from = 0;
             while let Some(index) = s.file.next_written(from)? {
-                stamps[index as usize] = s.file.stamp(index)?;
+                let stamp = s.file.stamp(index)?;
+                stamps.of_page[index as usize] = stamp;
+                stamps.newest = stamps.newest.max(stamp);
                 from = index + 1;
             }
             s.stamps = Some(stamps);

@@ -12,6 +12,7 @@
 //! requests after a quiet minute. A cold start found there clears the set and is entered in the state by whoever looks
 //! next: by then all older touches were folded (half-way through the quiet minute), so none slips into the new set.
 
+use super::exchange::Stamps;
 use super::file::{FactsFile, Slot};
 use super::touches::Touches;
 use rekindle_core::usage::{
@@ -50,7 +51,7 @@ pub(super) struct State {
     pub(super) opened: Opened,
     pub(super) trouble: Option<Error>,
     pub(super) damaged_pages: u64,
-    pub(super) stamps: Option<Vec<u64>>,
+    pub(super) stamps: Option<Stamps>,
     trace: Trace,
     ranked: HashMap<u64, u8>,
     carried: HashMap<u64, (u32, u32)>,
@@ -363,7 +364,8 @@ impl UsageMap {
         let stamp = s.summary.stamp + 1;
         s.file.write(index, PageHead { cold_starts: s.summary.cold_starts, stamp }, facts)?;
         if let Some(stamps) = &mut s.stamps {
-            stamps[index as usize] = stamp;
+            stamps.of_page[index as usize] = stamp;
+            stamps.newest = stamps.newest.max(stamp);
         }
         Ok(())
     }

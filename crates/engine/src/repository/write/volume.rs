@@ -12,15 +12,20 @@ use rekindle_core::repo::{Id, PageRef, VolumeRecord};
 use rekindle_core::volume::{ExtentRange, ExtentSet, Geometry};
 use std::sync::Arc;
 
-/// Which extents were given: a bit each. A count alone would take one given twice and one forgotten for complete.
+/// Words of a page of `Given`; few under test, so that ranges go over several.
+const WORDS: usize = if cfg!(test) { 2 } else { 1024 };
+
+/// Which extents were given: a bit each, in pages, where there are any: an incremental of 16 TiB gives a few. A count alone
+/// would take one given twice and one forgotten for complete.
 struct Given {
-    bits: Vec<u64>,
+    pages: Vec<Option<Box<[u64; WORDS]>>>,
     count: u64,
 }
 
 impl Given {
     fn new(extents: u64) -> Self {
-        Given { bits: vec![0; extents.div_ceil(64) as usize], count: 0 }
+        let pages = extents.div_ceil(64 * WORDS as u64) as usize;
+        Given { pages: vec![None; pages], count: 0 }
     }
     /// Marks a range; gives an extent that was marked before, if there is one.
     fn mark(&mut self, range: ExtentRange) -> Option<u64> {
@@ -29,11 +34,13 @@ impl Given {
             let (word, bit) = ((extent / 64) as usize, extent % 64);
             let n = (64 - bit).min(range.end - extent);
             let mask = (u64::MAX >> (64 - n)) << bit;
-            let twice = self.bits[word] & mask;
+            let bits =
+                &mut self.pages[word / WORDS].get_or_insert_with(|| Box::new([0; WORDS]))[word % WORDS];
+            let twice = *bits & mask;
             if twice != 0 {
                 return Some(word as u64 * 64 + u64::from(twice.trailing_zeros()));
             }
-            self.bits[word] |= mask;
+            *bits |= mask;
             self.count += n;
             extent += n;
         }
