@@ -8,7 +8,7 @@ mod order;
 
 pub(crate) use order::ReadOrder;
 
-use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
+use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Geometry};
 use rekindle_io::Result;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,39 +59,10 @@ struct Pieces<'a> {
     /// What is left of the stretch at hand.
     rest: ExtentRange,
     /// What was cut already.
-    cut: Seen,
+    cut: ExtentSet,
     /// Where data was found last; asked again only outside of it.
     data: ByteRange,
     failed: bool,
-}
-
-/// A bit an extent. (Zeroed pages that nobody touches take no memory.)
-struct Seen(Vec<u64>);
-
-impl Seen {
-    fn has(&self, extent: u64) -> bool {
-        self.0[(extent / 64) as usize] & (1 << (extent % 64)) != 0
-    }
-    fn add(&mut self, extents: ExtentRange) {
-        let mut at = extents.start;
-        while at < extents.end {
-            let n = (64 - at % 64).min(extents.end - at);
-            self.0[(at / 64) as usize] |= (u64::MAX >> (64 - n)) << (at % 64);
-            at += n;
-        }
-    }
-    /// Up to where nothing of `extents` was seen.
-    fn fresh_until(&self, extents: ExtentRange) -> u64 {
-        let mut at = extents.start;
-        while at < extents.end {
-            let word = self.0[(at / 64) as usize] >> (at % 64);
-            if word != 0 {
-                return extents.end.min(at + u64::from(word.trailing_zeros()));
-            }
-            at = (at / 64 + 1) * 64;
-        }
-        extents.end
-    }
 }
 
 impl<'a> Pieces<'a> {
@@ -102,7 +73,7 @@ impl<'a> Pieces<'a> {
             geometry,
             order,
             rest: ExtentRange::default(),
-            cut: Seen(vec![0; geometry.extents().div_ceil(64) as usize]),
+            cut: ExtentSet::default(),
             data: ByteRange::default(),
             failed: false,
         }
@@ -129,17 +100,18 @@ impl<'a> Pieces<'a> {
         // Where only zeros follow, `data` begins at the volume's end, perhaps inside the last extent.
         let end = if hole && self.data.start >= self.geometry.size { self.rest.end } else { end };
         let wanted = ExtentRange { start, end: end.min(self.rest.end) };
-        let extents = ExtentRange { start, end: self.cut.fresh_until(wanted) };
+        let extents =
+            ExtentRange { start, end: self.cut.first_in(wanted).map_or(wanted.end, |seen| seen.start) };
         self.rest.start = extents.end;
-        self.cut.add(extents);
+        self.cut.insert(extents);
         Ok(Piece { extents, hole })
     }
     fn urgent(&mut self) -> Option<Piece> {
         loop {
             let extent = self.volume.urgent()?;
-            if !self.cut.has(extent) {
+            if !self.cut.contains(extent) {
                 let extents = ExtentRange { start: extent, end: extent + 1 };
-                self.cut.add(extents);
+                self.cut.insert(extents);
                 return Some(Piece { extents, hole: false });
             }
         }
@@ -148,7 +120,7 @@ impl<'a> Pieces<'a> {
     fn seek(&mut self) -> bool {
         loop {
             while self.rest.start < self.rest.end {
-                if !self.cut.has(self.rest.start) {
+                if !self.cut.contains(self.rest.start) {
                     return true;
                 }
                 self.rest.start += 1;
