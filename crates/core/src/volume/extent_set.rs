@@ -15,14 +15,17 @@ pub struct ExtentSet {
 }
 
 impl ExtentSet {
-    /// Puts a range in.
+    /// Puts a range in. Each chunk is looked up once: a hole of 16 TiB has 131,000 of them.
     pub fn insert(&mut self, range: ExtentRange) {
         let mut at = range.start;
         while at < range.end {
-            let n = (64 - at % 64).min(range.end - at);
             let chunk = self.chunks.entry(at / CHUNK).or_insert_with(|| Box::new([0; WORDS]));
-            chunk[(at % CHUNK / 64) as usize] |= (u64::MAX >> (64 - n)) << (at % 64);
-            at += n;
+            let end = range.end.min((at / CHUNK + 1) * CHUNK);
+            while at < end {
+                let n = (64 - at % 64).min(end - at);
+                chunk[(at % CHUNK / 64) as usize] |= (u64::MAX >> (64 - n)) << (at % 64);
+                at += n;
+            }
         }
     }
     /// Whether an extent is in it.

@@ -12,42 +12,6 @@ use rekindle_core::repo::{Id, PageRef, VolumeRecord};
 use rekindle_core::volume::{ExtentRange, ExtentSet, Geometry};
 use std::sync::Arc;
 
-/// Words of a page of `Given`; few under test, so that ranges go over several.
-const WORDS: usize = if cfg!(test) { 2 } else { 1024 };
-
-/// Which extents were given: a bit each, in pages, where there are any: an incremental of 16 TiB gives a few. A count alone
-/// would take one given twice and one forgotten for complete.
-struct Given {
-    pages: Vec<Option<Box<[u64; WORDS]>>>,
-    count: u64,
-}
-
-impl Given {
-    fn new(extents: u64) -> Self {
-        let pages = extents.div_ceil(64 * WORDS as u64) as usize;
-        Given { pages: vec![None; pages], count: 0 }
-    }
-    /// Marks a range; gives an extent that was marked before, if there is one.
-    fn mark(&mut self, range: ExtentRange) -> Option<u64> {
-        let mut extent = range.start;
-        while extent < range.end {
-            let (word, bit) = ((extent / 64) as usize, extent % 64);
-            let n = (64 - bit).min(range.end - extent);
-            let mask = (u64::MAX >> (64 - n)) << bit;
-            let bits =
-                &mut self.pages[word / WORDS].get_or_insert_with(|| Box::new([0; WORDS]))[word % WORDS];
-            let twice = *bits & mask;
-            if twice != 0 {
-                return Some(word as u64 * 64 + u64::from(twice.trailing_zeros()));
-            }
-            *bits |= mask;
-            self.count += n;
-            extent += n;
-        }
-        None
-    }
-}
-
 pub(super) struct Volume {
     core: Arc<Core>,
     identity: VolumeIdentity,
@@ -57,8 +21,9 @@ pub(super) struct Volume {
     usage: Upper,
     usage_lost: bool,
     hot_list: Option<PageRef>,
-    /// Extents put, zeroed or kept: must be all in the end, none twice.
-    given: Given,
+    /// Extents put, zeroed or kept: must be all in the end, none twice. A count alone would take one given twice and one
+    /// forgotten for complete.
+    given: ExtentSet,
     kept_rest: bool,
     /// See `SnapshotWriter::compare`.
     compared: bool,
@@ -86,7 +51,7 @@ impl Volume {
             identity,
             geometry,
             base,
-            given: Given::new(shape.extents),
+            given: ExtentSet::default(),
             kept_rest: false,
             compared: false,
             proven: Arc::default(),
@@ -123,11 +88,14 @@ impl Volume {
         if range.start > range.end || range.end > all {
             return self.invalid(format_args!("extents {} to {} lie behind its end", range.start, range.end));
         }
-        match self.given.mark(range) {
-            _ if self.kept_rest => self.invalid("an extent was given after the rest was kept"),
-            Some(twice) => self.invalid(format_args!("extent {twice} was given twice")),
-            None => Ok(()),
+        if self.kept_rest {
+            return self.invalid("an extent was given after the rest was kept");
         }
+        if let Some(twice) = self.given.first_in(range) {
+            return self.invalid(format_args!("extent {} was given twice", twice.start));
+        }
+        self.given.insert(range);
+        Ok(())
     }
     pub(super) fn keep(&mut self, range: ExtentRange) -> Result<()> {
         if self.base.is_none() {
@@ -185,8 +153,8 @@ impl Volume {
     /// Writes what is left and gives the record of the commit.
     pub(super) fn finish(self, packs: &mut PackWriter) -> Result<VolumeRecord> {
         let all = self.leaves.shape().extents;
-        if self.given.count != all && !self.kept_rest {
-            return self.invalid(format_args!("{} of {all} extents were given", self.given.count));
+        if !self.kept_rest && self.given.count() != all {
+            return self.invalid(format_args!("{} of {all} extents were given", self.given.count()));
         }
         let (old_root, old_usage) = match &self.base {
             Some(b) => (b.root.map(|page| root_of(page, b)), b.usage),
