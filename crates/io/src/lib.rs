@@ -14,6 +14,7 @@ mod image;
 mod latch;
 pub mod logfile;
 mod paced;
+mod past_cache;
 pub mod random;
 pub mod seal;
 pub mod store;

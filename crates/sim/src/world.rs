@@ -13,8 +13,8 @@ use crate::parts::{Sink, disk, moment};
 use crate::rng::Rng;
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_engine::restore::{
-    Adopt, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, Settling, Step, Verifier,
-    VolumeParts,
+    Adopt, Heat, LogLimits, MoverPace, NewVolume, Phase, RestoreOptions, RestoreSet, Settling, Step,
+    Verifier, VolumeParts,
 };
 use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, FaultyBlock, MemBlock, Op, Request};
 use rekindle_io::clock::{Clock, ManualClock};
@@ -374,7 +374,7 @@ impl World {
             18..23 => self.background(set.mover_step(rng.one_in(2)).map(drop)),
             23..26 => self.background(set.log_step().map(drop)),
             26 => {
-                set.fetch(v as u16, &[64 + rng.below(40), rng.below(140)]);
+                set.fetch(v as u16, &[64 + rng.below(40), rng.below(140)], Heat::Cold);
                 Ok(())
             }
             27 => {
@@ -575,7 +575,7 @@ impl World {
     /// Lets the mover move and settle what it can.
     pub fn settle(&mut self) -> std::result::Result<(), End> {
         let set = self.set.clone().expect("settled by a living process");
-        set.fetch(0, &[66, 67, 75, 80]);
+        set.fetch(0, &[66, 67, 75, 80], Heat::Cold);
         // Long enough for a stamp where nothing can be moved, as while a backup holds its instant.
         self.clock.advance(Duration::from_secs(6));
         for _ in 0..14 {
@@ -599,7 +599,7 @@ impl World {
             set.timer_step();
             for v in 0..2u16 {
                 let n = set.shapes()[v as usize].0.extents();
-                set.fetch(v, &(0..n).collect::<Vec<_>>());
+                set.fetch(v, &(0..n).collect::<Vec<_>>(), Heat::Cold);
                 self.background(set.write_zeros(v, ExtentRange { start: 0, end: n }).map(drop))?;
             }
             while set.work_step() == Step::Worked {}

@@ -11,8 +11,10 @@
 use super::lock;
 use super::parts::{Parts, Volume};
 use super::pending::Missing;
+use super::target::Heat;
 use rekindle_core::hydrate::Place;
 use rekindle_core::volume::ExtentRange;
+use rekindle_io::destination::Aligned;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::VecDeque;
@@ -40,12 +42,16 @@ pub trait FetchObserver: Send + Sync {
 pub(super) struct Flight {
     waiting: Vec<(Duration, Missing)>,
     urgency: Urgency,
+    heat: Heat,
     /// Parked after a failure, until then.
     retry_at: Option<Duration>,
     failures: u32,
 }
 
 impl Flight {
+    fn new(waiting: Vec<(Duration, Missing)>, urgency: Urgency, heat: Heat) -> Self {
+        Flight { waiting, urgency, heat, retry_at: None, failures: 0 }
+    }
     /// Somebody waits for it.
     fn is_awaited(&self) -> bool {
         self.urgency == Urgency::Demand || !self.waiting.is_empty()
@@ -107,7 +113,7 @@ impl Parts {
         }
         if volume.claims.fetch(extent) {
             let waiting = vec![(now, missing)];
-            flights.insert(extent, Flight { waiting, urgency: Urgency::Demand, retry_at: None, failures: 0 });
+            flights.insert(extent, Flight::new(waiting, Urgency::Demand, Heat::Hot));
             return true;
         }
         drop(flights);
@@ -137,7 +143,13 @@ impl Parts {
     }
     /// Starts background fetches, damaged or not, of those of `extents` that are absent, not under way, and not covered whole by the log.
     /// Returns how many were started.
-    pub fn fetch_background(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) -> usize {
+    pub fn fetch_background(
+        self: &Arc<Self>,
+        volume: &Volume,
+        extents: &[u64],
+        urgency: Urgency,
+        heat: Heat,
+    ) -> usize {
         let mut start = Vec::with_capacity(extents.len());
         for &extent in extents {
             let range = volume.geometry.extent_bytes(extent);
@@ -146,7 +158,7 @@ impl Parts {
             }
             let mut flights = lock(&volume.flights);
             if !flights.contains_key(&extent) && volume.claims.fetch(extent) {
-                flights.insert(extent, Flight { waiting: Vec::new(), urgency, retry_at: None, failures: 0 });
+                flights.insert(extent, Flight::new(Vec::new(), urgency, heat));
                 start.push(extent);
             }
         }
@@ -187,7 +199,7 @@ impl Parts {
     fn arrived(self: &Arc<Self>, arrival: Arrival) {
         let Arrival { volume, extent, at, what } = arrival;
         let volume = &self.volumes[volume as usize];
-        let mut bytes = vec![0; volume.geometry.extent_bytes(extent).len as usize];
+        let mut bytes = Aligned::new(volume.geometry.extent_bytes(extent).len as usize);
         let opened = what.and_then(|f| match f {
             Fetched::Zero => Ok((0, true)),
             Fetched::Sealed(s) => s.open(&mut bytes).map(|()| (s.stored(), false)),
@@ -198,9 +210,9 @@ impl Parts {
         };
         self.health.away.store(false, Release);
         *lock(&self.health.away_since) = None;
-        let mut demand = self.serve(volume, extent, &bytes, false);
-        let landed = self.land(volume, extent, if zero { None } else { Some(&bytes) }, demand);
-        demand |= self.serve(volume, extent, &bytes, true);
+        let (mut demand, heat) = self.serve(volume, extent, &bytes, false);
+        let landed = self.land(volume, extent, if zero { None } else { Some(&bytes) }, demand, heat);
+        demand |= self.serve(volume, extent, &bytes, true).0;
         if let Err(e) = &landed {
             self.target_trouble(volume, e.clone());
         }
@@ -208,11 +220,12 @@ impl Parts {
             o.arrived(volume.at, extent, at, demand, landed.map(|()| stored));
         }
     }
-    /// Serves the reads that wait for `extent`; `last`: the flight ends. True if the guest wanted it.
-    fn serve(&self, volume: &Volume, extent: u64, bytes: &[u8], last: bool) -> bool {
+    /// Serves the reads that wait for `extent`; `last`: the flight ends. Whether the guest wanted it, and may want it again.
+    fn serve(&self, volume: &Volume, extent: u64, bytes: &[u8], last: bool) -> (bool, Heat) {
         let mut flights = lock(&volume.flights);
-        let Some(flight) = flights.get_mut(&extent) else { return false };
+        let Some(flight) = flights.get_mut(&extent) else { return (false, Heat::Cold) };
         let demand = flight.is_awaited();
+        let heat = if demand { Heat::Hot } else { flight.heat };
         let waiting = std::mem::take(&mut flight.waiting);
         if last {
             flights.remove(&extent);
@@ -220,10 +233,17 @@ impl Parts {
         }
         drop(flights);
         waiting.iter().for_each(|(_, m)| m.serve(bytes));
-        demand
+        (demand, heat)
     }
     /// Puts what came into the target, unless something newer is there or will be.
-    fn land(&self, volume: &Volume, extent: u64, bytes: Option<&[u8]>, demand: bool) -> Result<()> {
+    fn land(
+        &self,
+        volume: &Volume,
+        extent: u64,
+        bytes: Option<&[u8]>,
+        demand: bool,
+        heat: Heat,
+    ) -> Result<()> {
         let range = volume.geometry.extent_bytes(extent);
         if self.failed().is_some() {
             return Ok(());
@@ -237,7 +257,7 @@ impl Parts {
             return Ok(());
         }
         match bytes {
-            Some(bytes) => volume.target.write(range.start, bytes)?,
+            Some(bytes) => volume.target.write(range.start, bytes, heat)?,
             None if volume.target.is_pristine() => {}
             None => volume.target.zero(range, false)?,
         }

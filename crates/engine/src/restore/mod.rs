@@ -49,6 +49,7 @@ pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
 pub use set::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 pub use stamp::{is_destination, would_go_on};
 pub use status::{RestoreState, RestoreStatus, VolumeStatus};
+pub use target::Heat;
 pub use verify::Verifier;
 pub use volume::RestoreVolume;
 pub use write_log::LogLimits;

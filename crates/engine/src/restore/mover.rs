@@ -21,6 +21,7 @@ use super::claims::{CHUNK, Claim};
 use super::lock;
 use super::parts::{MOVE_AT, PENDING_MAX, Parts, Pending, SETTLE_AT, Volume};
 use super::stamp::Stamp;
+use super::target::Heat;
 use super::write_log::Held;
 use rekindle_core::hydrate::Place;
 use rekindle_core::log::Source;
@@ -264,7 +265,7 @@ impl Mover {
             if p.is_damaged(volume, extent) {
                 continue;
             }
-            p.fetch_background(&p.volumes[volume as usize], &[extent], urgency);
+            p.fetch_background(&p.volumes[volume as usize], &[extent], urgency, Heat::Hot);
         }
     }
 
@@ -391,7 +392,7 @@ fn write_pieces(v: &Volume, claim: &Claim<'_>, range: ByteRange, held: &[Held]) 
     for h in held {
         let r = h.piece.range;
         if !run.is_empty() && start + run.len() as u64 != r.start {
-            v.target.write(start, &run)?;
+            v.target.write(start, &run, Heat::Hot)?;
             run.clear();
         }
         if let Source::Data { .. } = h.piece.source {
@@ -404,7 +405,7 @@ fn write_pieces(v: &Volume, claim: &Claim<'_>, range: ByteRange, held: &[Held]) 
             continue;
         }
         if !run.is_empty() {
-            v.target.write(start, &run)?;
+            v.target.write(start, &run, Heat::Hot)?;
             run.clear();
         }
         let keep = h.piece.source == Source::Zero;
@@ -413,7 +414,7 @@ fn write_pieces(v: &Volume, claim: &Claim<'_>, range: ByteRange, held: &[Held]) 
         }
     }
     if !run.is_empty() {
-        v.target.write(start, &run)?;
+        v.target.write(start, &run, Heat::Hot)?;
     }
     Ok(Place::Local)
 }

@@ -13,7 +13,7 @@ use super::pages::Pages;
 use super::parts::{GuestUse, Health, Parts, Signal, Uncache, Volume};
 use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
 use super::stamp::{Owner, Stamp, judge};
-use super::target::{LABEL, Label, Target};
+use super::target::{Heat, LABEL, Label, Target};
 use super::volume::RestoreVolume;
 use super::waiting::WaitingWrites;
 use super::write_log::{LogLimits, LogReport, WriteLog};
@@ -282,8 +282,9 @@ impl RestoreSet {
         self.parts.volumes.iter().map(|v| (v.geometry, v.holder.clone())).collect()
     }
     /// Starts fetches of those of `extents` that are absent, not under way and not covered whole by the log; how many.
-    pub fn fetch(&self, volume: u16, extents: &[u64]) -> usize {
-        self.parts.fetch_background(&self.parts.volumes[volume as usize], extents, Urgency::Background)
+    pub fn fetch(&self, volume: u16, extents: &[u64], heat: Heat) -> usize {
+        let p = &self.parts;
+        p.fetch_background(&p.volumes[volume as usize], extents, Urgency::Background, heat)
     }
     /// Whether only the holder has this extent and nobody has asked for it yet.
     pub fn is_absent(&self, volume: u16, extent: u64) -> bool {

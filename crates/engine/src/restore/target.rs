@@ -15,6 +15,15 @@ use rekindle_io::{Kind, Result};
 use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Whether bytes are expected to be read soon after they were written: then they belong in the page cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heat {
+    /// The guest uses them, or was seen to.
+    Hot,
+    /// Nothing is known of anybody who would.
+    Cold,
+}
+
 /// Bytes at either end that stay in the edges file.
 pub const EDGE: u64 = 1 << 20;
 
@@ -106,7 +115,7 @@ impl Target {
         })
     }
     /// Writes `data` at `offset`.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    pub fn write(&self, offset: u64, data: &[u8], heat: Heat) -> Result<()> {
         let mut rest = data;
         let done = self.split(ByteRange::new(offset, data.len() as u64), |at, len, edge| {
             let (part, tail) = rest.split_at(len as usize);
@@ -115,7 +124,10 @@ impl Target {
                 self.edges_dirty.store(true, Release);
                 return self.edges.write_at(at, &[part]);
             }
-            self.block.write_at(at, part)
+            match heat {
+                Heat::Hot => self.block.write_at(at, part),
+                Heat::Cold => self.block.write_cold(at, part),
+            }
         });
         self.tainted_by(done)
     }

@@ -20,6 +20,7 @@ use super::lock;
 use super::mover::Step;
 use super::parts::Volume;
 use super::set::RestoreSet;
+use super::target::Heat;
 use rekindle_core::hydrate::Place;
 use rekindle_core::volume::ByteRange;
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
@@ -195,7 +196,7 @@ impl RestoreSet {
         let _gate = self.while_restoring()?;
         let claim = v.claims.claim(extent);
         if v.claims.marked(extent) == 0 && claim.place() == Place::Local {
-            v.target.write(range.start, &bytes)?;
+            v.target.write(range.start, &bytes, Heat::Hot)?;
         }
         drop(claim);
         self.mended.fetch_add(1, Relaxed);

@@ -12,6 +12,7 @@
 
 use super::parts::{Parts, Volume};
 use super::pending::{Missing, PendingRead};
+use super::target::Heat;
 use super::waiting::{Waiting, push_items};
 use super::write_log::{Held, Item};
 use super::{lock, parts};
@@ -19,6 +20,7 @@ use rekindle_core::hydrate::Place;
 use rekindle_core::log::Kind as RecordKind;
 use rekindle_core::volume::{ByteRange, Geometry};
 use rekindle_io::block::{Allocation, Answer, Block, CompletionSink, Info, Op, Request};
+use rekindle_io::holder::Urgency;
 use rekindle_io::{Error, Kind, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
@@ -222,7 +224,7 @@ impl RestoreVolume {
             // A hint is bounded: the rest comes in its own order.
             let touched = volume.geometry.touched(range);
             let extents: Vec<u64> = touched.iter().take(64).collect();
-            self.parts.fetch_background(volume, &extents, rekindle_io::holder::Urgency::Background);
+            self.parts.fetch_background(volume, &extents, Urgency::Background, Heat::Hot);
         }
         Answer::Done(Ok(()))
     }

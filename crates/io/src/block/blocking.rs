@@ -20,26 +20,36 @@ impl CompletionSink for Waiter {
     }
 }
 
+/// Starts something, and waits for its late answer unless it has one at once.
+pub(super) fn wait_for(
+    start: impl FnOnce(&Arc<dyn CompletionSink>) -> Option<Result<()>>,
+) -> Result<Option<Vec<u8>>> {
+    let waiter = Arc::new(Waiter::default());
+    let sink: Arc<dyn CompletionSink> = waiter.clone();
+    if let Some(done) = start(&sink) {
+        return done.map(|()| None);
+    }
+    let mut slot = waiter.slot.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        if let Some(r) = slot.take() {
+            return r.map(Some);
+        }
+        slot = waiter.came.wait(slot).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
 /// Blocking calls on any device.
 pub trait BlockExt: Block {
     /// Runs one request to its end; for a read that was answered late the bytes are returned.
     fn run(&self, offset: u64, op: Op<'_>) -> Result<Option<Vec<u8>>> {
-        let waiter = Arc::new(Waiter::default());
-        let sink: Arc<dyn CompletionSink> = waiter.clone();
-        let mut answers = Vec::with_capacity(1);
-        self.submit(&mut [Request { token: 0, offset, op }], &mut answers, &sink);
-        match answers.pop().expect("a device answers every request of a batch") {
-            Answer::Done(r) => r.map(|()| None),
-            Answer::Later => {
-                let mut slot = waiter.slot.lock().unwrap_or_else(PoisonError::into_inner);
-                loop {
-                    if let Some(r) = slot.take() {
-                        return r.map(Some);
-                    }
-                    slot = waiter.came.wait(slot).unwrap_or_else(PoisonError::into_inner);
-                }
+        wait_for(|sink| {
+            let mut answers = Vec::with_capacity(1);
+            self.submit(&mut [Request { token: 0, offset, op }], &mut answers, sink);
+            match answers.pop().expect("a device answers every request of a batch") {
+                Answer::Done(r) => Some(r),
+                Answer::Later => None,
             }
-        }
+        })
     }
     /// Reads into `buf`.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {

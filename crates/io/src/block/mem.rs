@@ -1,6 +1,6 @@
 //! A device in memory that can lose power, answer late, and be as large as 16 TiB.
 
-use super::{Allocation, Answer, Block, Completion, CompletionSink, Info, Op, Request};
+use super::{Allocation, Answer, Block, BlockExt, Completion, CompletionSink, Info, Op, Request};
 use crate::fault::Crash;
 use crate::image::Image;
 use crate::{Error, Kind, Result};
@@ -42,6 +42,7 @@ struct State {
     worker: bool,
     gone: bool,
     writes_dropped: u64,
+    cold: Vec<u64>,
 }
 
 struct Shared {
@@ -81,6 +82,7 @@ impl MemBlock {
             worker: false,
             gone: false,
             writes_dropped: 0,
+            cold: Vec::new(),
         };
         let shared = Shared { info, state: Mutex::new(state), work: Condvar::new() };
         Arc::new(MemBlock { shared: Arc::new(shared) })
@@ -92,6 +94,10 @@ impl MemBlock {
     /// The same bytes behind other abilities (e.g. read-only).
     pub fn reopened_as(&self, info: Info) -> Arc<MemBlock> {
         MemBlock::with_image(info, self.shared.lock().image.clone())
+    }
+    /// Where it was written cold so far, in order.
+    pub fn written_cold(&self) -> Vec<u64> {
+        self.shared.lock().cold.clone()
     }
     /// From now on answers come like this.
     pub fn set_late(&self, late: Late) {
@@ -267,6 +273,10 @@ impl Block for MemBlock {
             drop(s);
             while self.shared.one() {}
         }
+    }
+    fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.shared.lock().cold.push(offset);
+        self.write_at(offset, data)
     }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {
         let s = self.shared.lock();

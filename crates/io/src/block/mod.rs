@@ -154,6 +154,11 @@ pub trait Block: Send + Sync {
     fn info(&self) -> Info;
     /// Starts every request of `batch`, pushing one answer each, in order, onto `answers`.
     fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>);
+    /// Writes `data`, which nobody is expected to read soon, waiting for it: past the page cache where there is one. Order and
+    /// failures are those of [`Op::Write`]. Fastest from [`Aligned`](crate::destination::Aligned) memory.
+    fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(offset, data)
+    }
     /// Appends what is known of `range`, in order, without gaps; neighbours with equal flags may be joined.
     /// May stop early but covers at least one byte.
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()>;

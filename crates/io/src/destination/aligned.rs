@@ -37,7 +37,7 @@ impl DerefMut for Aligned {
 }
 
 /// Whether O_DIRECT takes these bytes at this place.
-pub(super) fn is_aligned(at: u64, bytes: &[u8]) -> bool {
+pub(crate) fn is_aligned(at: u64, bytes: &[u8]) -> bool {
     at.is_multiple_of(ALIGN as u64)
         && bytes.len().is_multiple_of(ALIGN)
         && bytes.as_ptr().addr().is_multiple_of(ALIGN)

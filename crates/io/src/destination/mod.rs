@@ -1,22 +1,22 @@
 //! Where a plain copy goes: a fresh file (its holes stay), a file that exists, a block device. Not served to anybody
 //! meanwhile, so simpler and a little faster than the block port.
 
-mod aligned;
+pub(crate) mod aligned;
 #[cfg(test)]
 mod tests;
 
 pub use aligned::{ALIGN, Aligned};
 
 use crate::block::{Block, BlockExt, FileBlock, FileOptions};
+use crate::past_cache::PastCache;
 use crate::{Error, Kind, Result};
 use rekindle_core::volume::{ByteRange, Geometry};
 use rustix::fs::{self, FallocateFlags, FlockOperation};
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Smallest piece written past the page cache. Smaller ones lie scattered: the kernel sorts them, which a disk that seeks
 /// needs.
@@ -81,16 +81,12 @@ pub fn open_destination(path: &Path, geometry: &Geometry) -> Result<Box<dyn Dest
     }
 }
 
-/// A regular file. What is long and aligned goes past the page cache: a copy is not read again soon, memory for it would be
-/// taken from others, and getting that memory costs more than the disk. The rest, and everything on file systems that refuse
-/// this, is buffered. The two never touch the same block at the same time.
+/// A regular file. What is long and aligned goes past the page cache: a copy is not read again soon. The rest, and everything
+/// on file systems that refuse this, is buffered. The two never touch the same block at the same time.
 pub struct FileDestination {
     path: PathBuf,
     file: File,
-    /// The same file past the page cache.
-    direct: Option<File>,
-    /// The file system opens files so, and refuses to write or read them so.
-    refused: AtomicBool,
+    past_cache: PastCache,
     fresh: bool,
     apart: bool,
 }
@@ -123,25 +119,11 @@ impl FileDestination {
         Self::of(path, file, has == 0, size)
     }
     fn of(path: &Path, file: File, fresh: bool, size: u64) -> Result<Self> {
-        let direct = reopen_direct(&file);
-        let opened =
-            FileDestination { path: path.into(), file, direct, refused: false.into(), fresh, apart: false };
+        let past_cache = PastCache::of(&file);
+        let opened = FileDestination { path: path.into(), file, past_cache, fresh, apart: false };
         opened.lock()?;
         opened.file.set_len(size).map_err(|e| opened.error(&e))?;
         Ok(opened)
-    }
-    /// The file past the page cache, if it takes `bytes` at `at` so.
-    fn direct_for(&self, at: u64, bytes: &[u8]) -> Option<&File> {
-        let direct = self.direct.as_ref()?;
-        (!self.refused.load(Relaxed) && aligned::is_aligned(at, bytes)).then_some(direct)
-    }
-    /// Whether `done` counts; if not, it is to be done through the page cache.
-    fn taken(&self, done: &std::io::Result<()>) -> bool {
-        let refused = matches!(done, Err(e) if e.raw_os_error() == Some(libc::EINVAL));
-        if refused {
-            self.refused.store(true, Relaxed);
-        }
-        !refused
     }
     /// Two copies to one file would mix.
     fn lock(&self) -> Result<()> {
@@ -168,22 +150,14 @@ impl Destination for FileDestination {
         self.apart
     }
     fn read(&self, at: u64, buf: &mut [u8]) -> Result<()> {
-        if let Some(direct) = self.direct_for(at, buf) {
-            let done = direct.read_exact_at(buf, at);
-            if self.taken(&done) {
-                return done.map_err(|e| self.error(&e));
-            }
-        }
-        self.file.read_exact_at(buf, at).map_err(|e| self.error(&e))
+        let past = self.past_cache.read(at, buf);
+        past.unwrap_or_else(|| self.file.read_exact_at(buf, at)).map_err(|e| self.error(&e))
     }
     fn write(&self, at: u64, bytes: &[u8]) -> Result<()> {
         if bytes.len() >= DIRECT_MIN
-            && let Some(direct) = self.direct_for(at, bytes)
+            && let Some(done) = self.past_cache.write(at, bytes)
         {
-            let done = direct.write_all_at(bytes, at);
-            if self.taken(&done) {
-                return done.map_err(|e| self.error(&e));
-            }
+            return done.map_err(|e| self.error(&e));
         }
         let pieces = bytes.chunks(WRITE_MAX).zip((at..).step_by(WRITE_MAX));
         pieces
@@ -207,7 +181,7 @@ impl Destination for FileDestination {
         }
     }
     fn reads_medium(&self) -> bool {
-        self.direct.is_some() && !self.refused.load(Relaxed)
+        self.past_cache.works()
     }
     fn uncache(&self) -> Result<()> {
         fs::fadvise(&self.file, 0, None, fs::Advice::DontNeed).map_err(|e| self.error(&e.into()))
@@ -227,12 +201,6 @@ impl Destination for FileDestination {
         };
         File::open(folder).and_then(|d| d.sync_all()).map_err(|e| Error::os(folder.display().to_string(), &e))
     }
-}
-
-/// The very file `file` is, past the page cache; `None` where that cannot be had (an older tmpfs, no /proc).
-fn reopen_direct(file: &File) -> Option<File> {
-    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
-    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(same).ok()
 }
 
 /// Any device.

@@ -2,6 +2,7 @@
 
 use super::super::lock;
 use super::super::set::RestoreSet;
+use super::super::target::Heat;
 use super::inbox::Inbox;
 use super::metadata::metadata_extents;
 use super::state::{Asked, Look, State};
@@ -34,8 +35,18 @@ pub struct Fill {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-/// What a step decided to start.
-type Batch = Vec<(u16, Vec<u64>)>;
+/// What a step decided to start: extents of one volume, in one call.
+pub(super) struct Ask {
+    pub volume: u16,
+    pub heat: Heat,
+    pub extents: Vec<u64>,
+}
+
+impl Ask {
+    fn has_room_for(&self, volume: u16, heat: Heat, most: usize) -> bool {
+        (self.volume, self.heat) == (volume, heat) && self.extents.len() < most
+    }
+}
 
 impl Fill {
     /// Prepares to fill `set`; nothing runs yet. Goes online at once if the rule says so. One fill a set.
@@ -67,8 +78,8 @@ impl Fill {
             }
         };
         // Outside the lock: an inline holder reads, opens and writes here.
-        for (volume, extents) in batch {
-            if self.set.fetch(volume, &extents) < extents.len() {
+        for Ask { volume, heat, extents } in batch {
+            if self.set.fetch(volume, &extents, heat) < extents.len() {
                 self.forget_unstarted(volume, &extents);
             }
         }
@@ -81,7 +92,7 @@ impl Fill {
         s
     }
     /// What to start now, or why nothing.
-    fn decide(&self, s: &mut State, now: Duration) -> std::result::Result<Batch, FillStep> {
+    fn decide(&self, s: &mut State, now: Duration) -> std::result::Result<Vec<Ask>, FillStep> {
         if self.set.is_complete() {
             s.look_online_now(&self.set, now);
             return Err(FillStep::Complete);
@@ -109,8 +120,8 @@ impl Fill {
             other => Err(other),
         }
     }
-    fn choose(&self, s: &mut State, now: Duration) -> std::result::Result<Batch, FillStep> {
-        let mut batch = Batch::new();
+    fn choose(&self, s: &mut State, now: Duration) -> std::result::Result<Vec<Ask>, FillStep> {
+        let mut batch: Vec<Ask> = Vec::new();
         let stored = s.throttle.extent_stored().max(1);
         let probe = s.away.is_some();
         let most = if probe || s.is_inline() { 1 } else { BATCH_MAX };
@@ -138,12 +149,13 @@ impl Fill {
                 }
             };
             let volume = next.volume as u16;
+            let heat = if next.source == Source::Rest { Heat::Cold } else { Heat::Hot };
             s.asked.insert((volume, next.extent), Asked { at: now, bytes: stored, source: next.source });
             s.throttle.started(stored);
             left = left.saturating_sub(stored);
             match batch.last_mut() {
-                Some((v, extents)) if *v == volume && extents.len() < together => extents.push(next.extent),
-                _ => batch.push((volume, vec![next.extent])),
+                Some(ask) if ask.has_room_for(volume, heat, together) => ask.extents.push(next.extent),
+                _ => batch.push(Ask { volume, heat, extents: vec![next.extent] }),
             }
         }
         if !batch.is_empty() {

@@ -1,8 +1,10 @@
 //! The fill's own state, under one lock: what was asked, what came of it, what stands in the way.
 
 use super::super::set::RestoreSet;
+use super::super::target::Heat;
 use super::inbox::Report;
 use super::rest::VolumeRest;
+use super::run::Ask;
 use super::{FillOptions, FreeSpace};
 use rekindle_core::hydrate::{
     Next, Online, Progress, Reason, Rest, Schedule, SetSchedule, Source, Threshold, Throttle, Wanted,
@@ -199,14 +201,15 @@ impl State {
         }
     }
     /// Some damaged extents, if it is time to see whether the holder can give them again. Nothing else is left to do then.
-    pub(super) fn look_for_mended(&mut self, set: &RestoreSet, now: Duration) -> Vec<(u16, Vec<u64>)> {
+    pub(super) fn look_for_mended(&mut self, set: &RestoreSet, now: Duration) -> Vec<Ask> {
         let (at, from) = self.mended;
         if now < at {
             return Vec::new();
         }
         let (found, next) = set.damaged_behind(from, MENDED_LOOK);
         self.mended = (now + MENDED_EVERY, next);
-        found.into_iter().map(|(volume, extent)| (volume, vec![extent])).collect()
+        let ask = |(volume, extent)| Ask { volume, heat: Heat::Cold, extents: vec![extent] };
+        found.into_iter().map(ask).collect()
     }
     /// Some holder answers on the asking thread.
     pub(super) fn is_inline(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The fill on a restoring set in memory, stepped by hand, with a holder that goes away, is damaged, is slow.
 
 use super::*;
-use crate::restore::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+use crate::restore::{Heat, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 use rekindle_core::hydrate::{Reason, Source, Threshold};
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, MemBlock, Op, Request};
@@ -441,7 +441,7 @@ fn an_answer_that_somebody_waits_for_is_worked_off_first() {
     let w = world(Make::default(), FillOptions::default());
     w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
     w.holders[0].hold();
-    w.set.fetch(0, &[10, 11, 12]);
+    w.set.fetch(0, &[10, 11, 12], Heat::Cold);
     miss(&w, 12);
     miss(&w, 50);
     assert_eq!(asked(&w, 0), [10, 11, 12, 50]);
@@ -450,6 +450,36 @@ fn an_answer_that_somebody_waits_for_is_worked_off_first() {
     assert_eq!(local(), [false, false, true, false], "asked for in the background, then waited for");
     w.set.work_step();
     assert_eq!(local(), [false, false, true, true]);
+}
+
+/// Memory of the page cache is for what the guest uses: what it was seen to use, what it asks for, and what lies behind that.
+#[test]
+fn only_what_nobody_is_known_to_use_is_written_past_the_page_cache() {
+    let hot = (30..40).map(|e| (e, 8)).collect();
+    let volumes = vec![FillVolume { hot, ..FillVolume::default() }];
+    let w = world(Make::default(), FillOptions { volumes, ..FillOptions::default() });
+    w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
+    w.holders[0].hold();
+    w.set.fetch(0, &[60, 61], Heat::Cold);
+    miss(&w, 50);
+    miss(&w, 61);
+    w.fill.first(0, ExtentRange { start: 70, end: 72 }).unwrap();
+    for _ in 0..1000 {
+        w.fill.step();
+        asked(&w, 0);
+        while w.set.work_step() == crate::restore::Step::Worked {}
+        w.clock.advance(Duration::from_millis(1));
+    }
+    assert_eq!(w.set.missing(), (0, 0));
+    let cold: Vec<u64> = w.disks[0].written_cold().iter().map(|at| at / EXTENT).collect();
+    // The first and the last MiB lie in the edges file.
+    let used =
+        |e: &u64| (30..40).contains(e) || (50..=50 + 16).contains(e) && *e != 60 || [70, 71].contains(e);
+    let want: Vec<u64> = (16..84).filter(|e| !used(e)).collect();
+    let mut sorted = cold.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, want);
+    w.check_contents();
 }
 
 /// What happens to an answer that is here says nothing of the link.

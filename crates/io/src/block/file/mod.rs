@@ -1,16 +1,19 @@
 //! The user's own raw file or block device.
 //!
-//! One cache mode per open, never mixed: regular files buffered, block devices O_DIRECT.
+//! Regular files are buffered, block devices O_DIRECT.
 //! - Reads: cached ones inline (preadv2 RWF_NOWAIT; plain pread where that is refused, as on tmpfs), misses on four
 //!   threads. A lone read while nothing else is late is a miss inline: two wake-ups less, and nobody to hold up.
 //! - Writes: inline while the disk takes them at once. Two in a row that waited over 2 ms for it (dirty
 //!   throttling) put the volume into writer-thread mode for a while, so that reads of the same connection never wait behind it. Overlapping writes keep
 //!   their order (`WriteOrder`), whatever runs where. Devices write on four threads unless the write is alone.
+//! - Cold writes to a regular file go past its page cache (`past_cache` says why that may be mixed).
 //! - Flush: one fdatasync for all who wait (`flush`); its failure fails the inode for all users until reopened, and
 //!   reopening drops the page cache, because the kernel has marked the lost pages clean.
 //! - Nothing is allocated on the inline paths.
 
 mod allocation;
+mod change;
+mod cold;
 mod facts;
 mod flush;
 mod lock;
@@ -20,6 +23,7 @@ mod sys;
 
 pub use facts::ImageFacts;
 
+use super::blocking;
 use super::{Allocation, Answer, Block, CompletionSink, Info, Request};
 use crate::latch;
 use crate::{Error, Kind, Result};
@@ -195,6 +199,9 @@ impl Block for FileBlock {
     }
     fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>) {
         self.core.submit(batch, answers, sink);
+    }
+    fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
+        blocking::wait_for(|sink| self.core.write_cold(offset, data, sink)).map(drop)
     }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {
         self.core.allocation(range, out)

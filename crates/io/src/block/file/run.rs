@@ -1,16 +1,18 @@
 //! How each request is carried out, and on which thread.
 
 use super::allocation::AllocationCache;
+use super::change::{Change, is_aligned};
+use super::cold::Cold;
 use super::flush::GroupFlush;
 use super::queue::Queue;
-use super::{Discard, Medium, sys};
+use super::{Medium, sys};
 use crate::block::mem::check;
 use crate::block::order::{Ticket, WriteOrder};
 use crate::block::{Allocation, Answer, Completion, CompletionSink, Info, Op, Request};
+use crate::destination::Aligned;
 use crate::latch::Latch;
 use crate::{Error, Kind, Result};
 use rekindle_core::volume::ByteRange;
-use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use std::fs::File;
 use std::io::IoSliceMut;
@@ -27,15 +29,6 @@ const SLOW_FOR: Duration = Duration::from_millis(500);
 /// Zeroing and trimming more than this at once goes to the writer thread.
 const RANGE_INLINE_MAX: u64 = 16 << 20;
 const READERS: usize = 4;
-/// Alignment of O_DIRECT memory: enough for every device.
-const ALIGN: usize = 4096;
-
-/// A change of bytes; a queued one owns its data.
-enum Change<D> {
-    Write(D),
-    Zero { len: u64, no_hole: bool, fast: bool },
-    Trim { len: u64 },
-}
 
 /// A queued change.
 struct Late {
@@ -57,8 +50,9 @@ pub(super) type Hook = Box<dyn Fn(u64) + Send>;
 
 pub(super) struct Core {
     pub(super) file: File,
-    place: String,
+    pub(super) place: String,
     pub(super) info: Info,
+    pub(super) cold: Cold,
     pub(super) medium: Medium,
     pub(super) latch: Arc<Latch>,
     /// RWF_NOWAIT reads work here.
@@ -83,6 +77,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(file: File, place: String, info: Info, medium: Medium, latch: Arc<Latch>) -> Self {
         Core {
+            cold: if medium.direct || info.read_only { Cold::none() } else { Cold::of(&file) },
             file,
             place,
             info,
@@ -110,7 +105,7 @@ impl Core {
         self.readers.close();
         self.flushers.close();
     }
-    fn os(&self, e: &std::io::Error) -> Error {
+    pub(super) fn os(&self, e: &std::io::Error) -> Error {
         Error::os(self.place.as_str(), e)
     }
 
@@ -191,11 +186,10 @@ impl Core {
     }
     fn read_now(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         if self.medium.direct && !is_aligned(buf, self.info.logical_block) {
-            return with_aligned(buf.len(), |bounce| {
-                self.read_exact(offset, bounce)?;
-                buf.copy_from_slice(bounce);
-                Ok(())
-            });
+            let mut bounce = Aligned::new(buf.len());
+            self.read_exact(offset, &mut bounce)?;
+            buf.copy_from_slice(&bounce);
+            return Ok(());
         }
         self.read_exact(offset, buf)
     }
@@ -275,6 +269,28 @@ impl Core {
             r => Some(r),
         }
     }
+    /// Writes `data` past the cache, on this thread, now. What overlaps it goes first: then it waits its turn, and goes
+    /// through the cache.
+    pub(super) fn write_cold(
+        self: &Arc<Self>,
+        offset: u64,
+        data: &[u8],
+        sink: &Arc<dyn CompletionSink>,
+    ) -> Option<Result<()>> {
+        if let Err(e) = self.latch.check(&self.place) {
+            return Some(Err(e));
+        }
+        let park = || {
+            self.late.fetch_add(1, Relaxed);
+            Late { token: 0, offset, change: Change::Write(data.to_vec()), fua: false, sink: sink.clone() }
+        };
+        let ticket = self.order.enter(ByteRange::new(offset, data.len() as u64), park)?;
+        let done = self.cold.write(offset, data).map(|done| done.map_err(|e| self.os(&e)));
+        let done = done.unwrap_or_else(|| self.write(offset, data));
+        self.holes.changed();
+        self.leave(ticket);
+        Some(done)
+    }
     /// The writer thread is in charge: a write was slow lately, or writes still wait there.
     fn is_slow(&self) -> bool {
         let until = self.slow_until_ns.load(Relaxed);
@@ -348,77 +364,6 @@ impl Core {
         }
         result
     }
-    fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let write = |data: &[u8]| self.file.write_all_at(data, offset).map_err(|e| self.os(&e));
-        if self.medium.direct && !is_aligned(data, self.info.logical_block) {
-            return with_aligned(data.len(), |bounce| {
-                bounce.copy_from_slice(data);
-                write(bounce)
-            });
-        }
-        write(data)
-    }
-    fn zero(&self, offset: u64, len: u64, no_hole: bool, fast: bool) -> Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        let keep = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        // On a device PUNCH_HOLE zeroes by offload or refuses; ZERO_RANGE would fall back to writing by itself.
-        let ways: &[_] = match (self.medium.is_device, no_hole || self.medium.thick, fast) {
-            (true, _, true) if no_hole => &[],
-            (true, _, true) => &[punch],
-            (true, true, false) => &[keep],
-            (true, false, false) => &[punch, keep],
-            (false, true, _) => &[keep],
-            (false, false, _) => &[punch, keep],
-        };
-        for way in ways {
-            match rustix::fs::fallocate(&self.file, *way, offset, len) {
-                Ok(()) => return Ok(()),
-                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {}
-                Err(e) => return Err(self.os(&e.into())),
-            }
-        }
-        if fast {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("{}: zeroing would have to write", self.place),
-            ));
-        }
-        self.write_zeros(offset, len)
-    }
-    fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        // 64 KiB pieces: larger ones make huge folios, and every later small write to them pays.
-        with_aligned(len.min(64 << 10) as usize, |zeros| {
-            let mut at = offset;
-            while at < offset + len {
-                let n = (offset + len - at).min(zeros.len() as u64);
-                self.write(at, &zeros[..n as usize])?;
-                at += n;
-            }
-            Ok(())
-        })
-    }
-    fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        let m = &self.medium;
-        if len == 0 || m.discard == Discard::Never || (m.discard == Discard::Auto && m.thick) {
-            return Ok(());
-        }
-        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&self.file, punch, offset, len) {
-            Ok(()) => Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
-                if m.is_device && m.discard == Discard::Always {
-                    // A trim is a hint: a device that refuses it keeps the bytes.
-                    sys::discard(&self.file, offset, len).ok();
-                }
-                Ok(())
-            }
-            Err(e) => Err(self.os(&e.into())),
-        }
-    }
-
     fn sync(&self) -> Result<()> {
         self.latch.check(&self.place)?;
         if self.info.read_only {
@@ -463,32 +408,4 @@ impl Core {
     pub(super) fn writer_mode(&self) -> bool {
         self.is_slow()
     }
-}
-
-impl Change<&[u8]> {
-    fn len(&self) -> u64 {
-        match self {
-            Change::Write(d) => d.len() as u64,
-            Change::Zero { len, .. } | Change::Trim { len } => *len,
-        }
-    }
-    fn to_owned(&self) -> Change<Vec<u8>> {
-        match self {
-            Change::Write(d) => Change::Write(d.to_vec()),
-            Change::Zero { len, no_hole, fast } => Change::Zero { len: *len, no_hole: *no_hole, fast: *fast },
-            Change::Trim { len } => Change::Trim { len: *len },
-        }
-    }
-}
-
-fn is_aligned(buf: &[u8], block: u32) -> bool {
-    let block = (block as usize).max(512);
-    (buf.as_ptr() as usize).is_multiple_of(block) && buf.len().is_multiple_of(block)
-}
-
-/// A zeroed buffer that O_DIRECT accepts.
-fn with_aligned<T>(len: usize, f: impl FnOnce(&mut [u8]) -> T) -> T {
-    let mut raw = vec![0; len + ALIGN];
-    let start = raw.as_ptr().align_offset(ALIGN);
-    f(&mut raw[start..start + len])
 }

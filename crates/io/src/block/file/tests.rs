@@ -243,3 +243,89 @@ fn an_image_in_use_is_refused_and_ours_is_refused_by_qemu() {
     assert!(e.kind == Kind::Busy && e.what.contains("qemu-nbd (process"), "{e}");
     open(&path);
 }
+
+/// Cold writes land where they should whatever the memory and the place; and readers beside them, whose read-ahead brings what
+/// was there before into the cache, see what was written once it is answered.
+#[test]
+fn cold_writes_are_seen_by_readers_whose_cache_was_older() {
+    const EXTENT: usize = 64 << 10;
+    const EXTENTS: usize = 64;
+    let tmp = tempfile::tempdir().unwrap();
+    for thick in [false, true] {
+        let path = sparse(tmp.path(), (EXTENTS * EXTENT) as u64);
+        if thick {
+            std::fs::write(&path, vec![0xee; EXTENTS * EXTENT]).unwrap();
+        }
+        let b = open(&path);
+        if !b.core.cold.works() {
+            eprintln!("skipped: no direct I/O where the temporary folder is");
+            return;
+        }
+        let written = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|s| {
+            for offset in [0, 1, 2] {
+                let (b, written) = (&b, &written);
+                s.spawn(move || {
+                    let mut buf = vec![0; EXTENT];
+                    while written.load(SeqCst) < EXTENTS {
+                        let newest = written.load(SeqCst);
+                        // The newest, and those before it that a reader's window reached too early.
+                        for e in (newest.saturating_sub(3 + offset)..newest).rev() {
+                            b.read_at((e * EXTENT) as u64, &mut buf).unwrap();
+                            assert!(buf.iter().all(|x| *x == e as u8 + 1), "extent {e}");
+                        }
+                        // Read-ahead of what is going to be written next.
+                        b.read_at((newest.min(EXTENTS - 1) * EXTENT) as u64, &mut buf[..4096]).unwrap();
+                    }
+                });
+            }
+            let mut data = crate::destination::Aligned::new(EXTENT);
+            for e in 0..EXTENTS {
+                data.fill(e as u8 + 1);
+                b.write_cold((e * EXTENT) as u64, &data).unwrap();
+                written.store(e + 1, SeqCst);
+            }
+        });
+        // Crooked ones go through the cache, and lie beside and over the others.
+        b.write_cold(512, &[0xaa; 1024]).unwrap();
+        b.write_cold(EXTENT as u64, &vec![0xbb; EXTENT]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes[..512].iter().all(|x| *x == 1) && bytes[512..1536].iter().all(|x| *x == 0xaa));
+        assert!(bytes[1536..EXTENT].iter().all(|x| *x == 1));
+        assert!(bytes[EXTENT..2 * EXTENT].iter().all(|x| *x == 0xbb));
+        assert!(bytes[2 * EXTENT..3 * EXTENT].iter().all(|x| *x == 3));
+    }
+}
+
+/// Past the cache or not, a write obeys what writes obey.
+#[test]
+fn a_cold_write_keeps_its_turn_and_fails_after_a_failed_flush() {
+    let tmp = tempfile::tempdir().unwrap();
+    let b = open(&sparse(tmp.path(), 1 << 20));
+    let (held, go) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (h, g) = (held.clone(), go.clone());
+    *b.core.before_write.lock().unwrap() = Some(Box::new(move |_| {
+        h.store(true, SeqCst);
+        while !g.load(SeqCst) {
+            std::thread::yield_now();
+        }
+    }));
+    let mut data = crate::destination::Aligned::new(65536);
+    data.fill(2);
+    std::thread::scope(|s| {
+        s.spawn(|| b.write_at(4096, &[1; 8192]).unwrap());
+        while !held.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        let cold = s.spawn(|| b.write_cold(0, &data).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!cold.is_finished(), "it overtook a write that was submitted before it");
+        go.store(true, SeqCst);
+    });
+    let mut got = vec![0; 65536];
+    b.read_at(0, &mut got).unwrap();
+    assert!(got.iter().all(|x| *x == 2), "the later write is under the earlier one");
+    b.core.latch.fail();
+    let failed = b.write_cold(0, &crate::destination::Aligned::new(65536)).unwrap_err();
+    assert_eq!(failed.kind, Kind::Failed);
+}

@@ -1,0 +1,61 @@
+//! Writes past the page cache to a file that is otherwise served through it, as long as the medium takes them well.
+
+use crate::past_cache::PastCache;
+use std::fs::File;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
+
+/// Microseconds for an extent: a disk that seeks needs them, one that does not has them to spare. Scattered writes to a disk
+/// that seeks are sorted by the page cache, which is worth more than what it costs.
+const SEEKS_US: u32 = 4000;
+
+pub(super) struct Cold {
+    past_cache: PastCache,
+    /// What a write took of late, in microseconds.
+    mean_us: AtomicU32,
+}
+
+impl Cold {
+    pub(super) fn of(file: &File) -> Cold {
+        Cold { past_cache: PastCache::of(file), mean_us: AtomicU32::new(0) }
+    }
+    pub(super) fn none() -> Cold {
+        Cold { past_cache: PastCache::none(), mean_us: AtomicU32::new(0) }
+    }
+    #[cfg(test)]
+    pub(super) fn works(&self) -> bool {
+        self.past_cache.works()
+    }
+    /// Writes all of `data`; `None`: it has to go through the cache.
+    pub(super) fn write(&self, at: u64, data: &[u8]) -> Option<std::io::Result<()>> {
+        let begun = Instant::now();
+        let done = self.past_cache.write(at, data)?;
+        // Two threads that forget each other's figure do no harm.
+        let mean = follow(self.mean_us.load(Relaxed), begun.elapsed().as_micros());
+        self.mean_us.store(mean, Relaxed);
+        if mean > SEEKS_US {
+            self.past_cache.refuse();
+        }
+        Some(done)
+    }
+}
+
+/// One that is very late counts as twice the limit: it takes more than half of the last dozens to tell a disk from a hiccup.
+fn follow(mean: u32, took_us: u128) -> u32 {
+    let took = took_us.min(u128::from(2 * SEEKS_US)) as u32;
+    mean - mean / 32 + took / 32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_seeks_is_told_from_one_that_hiccups() {
+        let mean = |took: &dyn Fn(u32) -> u128| (0..1000).map(took).fold(0, follow);
+        assert!(mean(&|_| 9_000) > SEEKS_US && mean(&|_| 30_000) > SEEKS_US);
+        assert!(mean(&|_| 500) < 1000);
+        let hiccups = |i: u32| if i.is_multiple_of(4) { 1_000_000 } else { 300 };
+        assert!((1..1000).all(|n| (0..n).map(hiccups).fold(0, follow) <= SEEKS_US));
+    }
+}
