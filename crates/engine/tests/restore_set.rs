@@ -8,7 +8,7 @@ use kit::*;
 use rekindle_core::volume::{ByteRange, ExtentRange, ExtentSet, Generation, Uuid};
 use rekindle_engine::backup::Changed;
 use rekindle_engine::restore::{
-    Phase, RestoreSet, RestoreState, Settling, Step, Verifier, VolumeParts, clear, is_destination, peek,
+    Heat, Phase, RestoreSet, RestoreState, Settling, Step, Verifier, VolumeParts, clear, is_destination, peek,
 };
 use rekindle_io::Kind;
 use rekindle_io::block::{Block, BlockExt, Info, MemBlock};
@@ -23,9 +23,9 @@ fn what_lands_during_a_flush_is_settled_by_the_next_one() {
     let b = Machine::new();
     let during = During::new(&b.disk);
     let set = b.create_of(VolumeParts { target: during.clone(), ..b.parts() });
-    assert_eq!(set.fetch(0, &[MID]), 1);
+    assert_eq!(set.fetch(0, &[MID], Heat::Cold), 1);
     let filling = set.clone();
-    during.at_next_flush(move || assert_eq!(filling.fetch(0, &[MID + 1]), 1));
+    during.at_next_flush(move || assert_eq!(filling.fetch(0, &[MID + 1], Heat::Cold), 1));
     while during.waits() {
         set.mover_step(true).unwrap();
     }
@@ -65,7 +65,7 @@ fn one_fetch_however_many_wait() {
 fn a_read_mixes_log_destination_and_holder() {
     let b = Machine::new();
     let set = b.create();
-    assert_eq!(set.fetch(0, &[MID]), 1);
+    assert_eq!(set.fetch(0, &[MID], Heat::Cold), 1);
     b.write(&set, 1, (MID + 1) * EXTENT - 512, &[7; 1024]).unwrap().unwrap();
     let got = b.read(&set, 2, MID * EXTENT, 2 * EXTENT as usize).unwrap().unwrap();
     let mut want = [b.truth(MID), b.truth(MID + 1)].concat();
@@ -78,7 +78,7 @@ fn a_write_over_a_whole_extent_cancels_its_fetch_in_part_it_waits_for_it() {
     let b = Machine::new();
     let set = b.create();
     b.holder.hold();
-    set.fetch(0, &[MID, MID + 1]);
+    set.fetch(0, &[MID, MID + 1], Heat::Cold);
     b.write(&set, 1, MID * EXTENT, &[3; EXTENT as usize]).unwrap().unwrap();
     b.write(&set, 2, (MID + 1) * EXTENT + 512, &[4; 512]).unwrap().unwrap();
     settle(&set);
@@ -387,7 +387,7 @@ fn an_instant_keeps_the_space_it_reads_from() {
     }
     let instant = set.instant().unwrap();
     // Everything up to the instant leaves the log; its files would be used again by what comes now.
-    set.fetch(0, &(MID..MID + 10).collect::<Vec<_>>());
+    set.fetch(0, &(MID..MID + 10).collect::<Vec<_>>(), Heat::Cold);
     settle(&set);
     for i in 0..60u64 {
         b.write(&set, 1, (MID + i % 10) * EXTENT, &[2; 8192]).unwrap().unwrap();
@@ -637,7 +637,7 @@ fn verification_compares_what_came_from_the_backup_alone() {
     b.write(&set, 1, MID * EXTENT, &[7; 512]).unwrap().unwrap();
     b.write(&set, 2, (MID + 1) * EXTENT, &[7; EXTENT as usize]).unwrap().unwrap();
     // The extent that is written whole is not fetched: the mover brings it.
-    set.fetch(0, &(0..256).collect::<Vec<_>>());
+    set.fetch(0, &(0..256).collect::<Vec<_>>(), Heat::Cold);
     settle(&set);
     for extent in [MID - 1, MID, MID + 1] {
         b.disk.write_at(extent * EXTENT + 4096, &[0xbb; 512]).unwrap();
@@ -715,7 +715,7 @@ fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
     damage_all("begun", &flushed);
     for round in 1..5u8 {
         // Parts of extents that are absent, and of extents that are here; segments roll.
-        set.fetch(0, &[MID + u64::from(round)]);
+        set.fetch(0, &[MID + u64::from(round)], Heat::Cold);
         for e in 0..5u64 {
             let at = (MID + u64::from(round) + e * 2) * EXTENT + 512 * u64::from(round);
             // A segment is prepared when it is needed, and used at once.
@@ -729,7 +729,7 @@ fn a_damaged_sector_of_the_state_is_an_error_or_harmless_never_loss() {
         }
         set.volumes()[0].flush().unwrap();
         damage_all("flushed", &flushed);
-        set.fetch(0, &(MID..MID + 20).collect::<Vec<_>>());
+        set.fetch(0, &(MID..MID + 20).collect::<Vec<_>>(), Heat::Cold);
         for _ in 0..14 {
             set.mover_step(true).unwrap();
         }

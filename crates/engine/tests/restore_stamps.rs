@@ -7,7 +7,7 @@
 mod kit;
 
 use kit::*;
-use rekindle_engine::restore::{PlanRecord, RestoreSet, RestoreState, Settling, Step, Verifier, peek};
+use rekindle_engine::restore::{Heat, PlanRecord, RestoreSet, RestoreState, Settling, Step, Verifier, peek};
 use rekindle_io::block::MemBlock;
 use rekindle_io::fault::{Crash, FaultOp};
 use rekindle_io::logfile::LogDir;
@@ -88,7 +88,7 @@ fn edges_that_were_mended_are_durable_before_they_are_put_in_place() {
 fn a_record_that_finds_no_space_names_no_more_stamps_than_there_can_be() {
     let m = Machine::new();
     let set = m.create();
-    set.fetch(0, &[MID]);
+    set.fetch(0, &[MID], Heat::Cold);
     for _ in 0..100 {
         m.plan.fail_next(FaultOp::Write, Kind::Full);
         set.mover_step(true).unwrap();
@@ -109,7 +109,7 @@ fn a_settling_that_ends_behind_a_stop_leaves_the_stamp_of_the_stop() {
     for steps in 0..9 {
         let m = Machine::new();
         let set = m.create();
-        set.fetch(0, &[MID]);
+        set.fetch(0, &[MID], Heat::Cold);
         for _ in 0..steps {
             set.mover_step(true).unwrap();
         }

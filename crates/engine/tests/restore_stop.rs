@@ -5,7 +5,7 @@
 mod kit;
 
 use kit::*;
-use rekindle_engine::restore::{MoverPace, RestoreOptions, Step};
+use rekindle_engine::restore::{Heat, MoverPace, RestoreOptions, Step};
 use rekindle_io::block::BlockExt;
 use rekindle_io::fault::Crash;
 use std::time::Duration;
@@ -18,12 +18,12 @@ fn what_was_filled_before_a_clean_stop_is_not_fetched_again() {
         let set = m.create_with(RestoreOptions { pace, ..options() });
         while set.mover_step(false).unwrap() == Step::Worked {}
         set.volumes()[0].write_at((MID - 1) * EXTENT, &[7; EXTENT as usize]).unwrap();
-        assert_eq!(set.fetch(0, &[MID]), 1);
+        assert_eq!(set.fetch(0, &[MID], Heat::Cold), 1);
         // Between two settlings, in a pass, in a settling that began before the next arrival.
         for i in 0..steps {
             set.mover_step(i > 4).unwrap();
         }
-        assert_eq!(set.fetch(0, &[MID + 1]), 1);
+        assert_eq!(set.fetch(0, &[MID + 1], Heat::Cold), 1);
         set.stop().unwrap();
         drop(set);
         for crash in [Crash::Kill, Crash::Power { seed: steps }] {

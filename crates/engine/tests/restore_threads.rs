@@ -6,7 +6,8 @@
 
 use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_engine::restore::{
-    Adopt, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, Verifier, VolumeParts,
+    Adopt, Heat, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, Verifier,
+    VolumeParts,
 };
 use rekindle_io::Result;
 use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, Late, MemBlock};
@@ -48,7 +49,7 @@ fn fill(set: &RestoreSet) {
         holder.presence(e, 1, &mut known).unwrap();
         match known[0] {
             Presence::Zero => drop(set.make_zero(0, ExtentRange { start: e, end: e + 1 })),
-            _ => drop(set.fetch(0, &[e])),
+            _ => drop(set.fetch(0, &[e], Heat::Cold)),
         }
         std::thread::sleep(Duration::from_micros(300));
     }

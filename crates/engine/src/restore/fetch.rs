@@ -8,18 +8,17 @@
 //! When the holder is away, flights that somebody waits for stay and are tried again; the others are forgotten and the
 //! fill plans them anew. A wait ends at the stall limit with an error. What is damaged is an error at once (`damage`).
 
+use super::landing::{Arrival, RUN_BYTES};
 use super::lock;
 use super::parts::{Parts, Volume};
 use super::pending::Missing;
 use super::target::Heat;
 use rekindle_core::hydrate::Place;
-use rekindle_core::volume::ExtentRange;
-use rekindle_io::destination::Aligned;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::*;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// Hears how fetches go: the fill steers by it.
@@ -40,12 +39,12 @@ pub trait FetchObserver: Send + Sync {
 
 /// An extent on its way.
 pub(super) struct Flight {
-    waiting: Vec<(Duration, Missing)>,
+    pub(super) waiting: Vec<(Duration, Missing)>,
     urgency: Urgency,
-    heat: Heat,
+    pub(super) heat: Heat,
     /// Parked after a failure, until then.
-    retry_at: Option<Duration>,
-    failures: u32,
+    pub(super) retry_at: Option<Duration>,
+    pub(super) failures: u32,
 }
 
 impl Flight {
@@ -53,7 +52,7 @@ impl Flight {
         Flight { waiting, urgency, heat, retry_at: None, failures: 0 }
     }
     /// Somebody waits for it.
-    fn is_awaited(&self) -> bool {
+    pub(super) fn is_awaited(&self) -> bool {
         self.urgency == Urgency::Demand || !self.waiting.is_empty()
     }
 }
@@ -67,13 +66,17 @@ pub(super) struct Work {
     arrivals: VecDeque<Arrival>,
 }
 
-/// An answer of the holder.
-struct Arrival {
-    volume: u16,
-    extent: u64,
-    /// When it was there: what follows is our own work and says nothing of the link.
-    at: Duration,
-    what: Result<Fetched>,
+impl Work {
+    /// What to work off next: one answer that somebody waits for, or some of one volume that nobody does, `most` at most.
+    fn run(&mut self, most: impl Fn(&Arrival) -> usize) -> Vec<Arrival> {
+        if let Some(one) = self.awaited.pop_front() {
+            return vec![one];
+        }
+        let Some(first) = self.arrivals.front() else { return Vec::new() };
+        let (volume, most) = (first.volume, most(first).max(1));
+        let n = self.arrivals.iter().take(most).take_while(|a| a.volume == volume).count();
+        self.arrivals.drain(..n).collect()
+    }
 }
 
 /// Where the holder's answers come in.
@@ -82,14 +85,18 @@ struct Arrivals {
     volume: u16,
     /// The answers come on the asking thread and are worked off there.
     inline: bool,
+    /// Answers that come while the asker still asks, to be worked off together.
+    together: Mutex<Option<Vec<Arrival>>>,
 }
 
 impl FetchSink for Arrivals {
     fn fetched(&self, extent: u64, what: Result<Fetched>) {
         let Some(parts) = self.parts.upgrade() else { return };
         let arrival = Arrival { volume: self.volume, extent, at: parts.clock.now(), what };
-        if self.inline || !parts.threaded.load(Acquire) {
-            parts.arrived(arrival);
+        if let Some(together) = &mut *lock(&self.together) {
+            together.push(arrival);
+        } else if self.inline || !parts.threaded.load(Acquire) {
+            parts.arrived(vec![arrival]);
         } else {
             // Opening and writing are for our threads, not for the holder's.
             let awaited = parts.is_awaited(&arrival);
@@ -170,9 +177,18 @@ impl Parts {
             return;
         }
         let inline = volume.holder.answers_inline();
-        let sink: Arc<dyn FetchSink> =
-            Arc::new(Arrivals { parts: Arc::downgrade(self), volume: volume.at, inline });
+        // Who waits for one of several is not kept waiting for the others.
+        let together = urgency == Urgency::Background && (inline || !self.threaded.load(Acquire));
+        let arrivals = Arc::new(Arrivals {
+            parts: Arc::downgrade(self),
+            volume: volume.at,
+            inline,
+            together: Mutex::new(together.then(Vec::new)),
+        });
+        let sink: Arc<dyn FetchSink> = arrivals.clone();
         volume.holder.clone().fetch(extents, urgency, &sink);
+        let came = lock(&arrivals.together).take();
+        self.arrived(came.unwrap_or_default());
     }
     /// One piece of work for a worker thread; false if there was none.
     pub fn work_step(self: &Arc<Self>) -> bool {
@@ -182,121 +198,17 @@ impl Parts {
             self.ask(&self.volumes[volume as usize], &extents, Urgency::Demand);
             return true;
         }
-        let Some(arrival) = work.awaited.pop_front().or_else(|| work.arrivals.pop_front()) else {
-            return false;
-        };
+        let run =
+            work.run(|a| (RUN_BYTES >> self.volumes[a.volume as usize].geometry.extent.shift()) as usize);
         drop(work);
-        self.arrived(arrival);
-        true
+        let any = !run.is_empty();
+        self.arrived(run);
+        any
     }
     /// Somebody waits for it.
     fn is_awaited(&self, a: &Arrival) -> bool {
         let flights = lock(&self.volumes[a.volume as usize].flights);
         flights.get(&a.extent).is_some_and(Flight::is_awaited)
-    }
-
-    /// The holder's answer for one extent: serves who waits, then fills it in.
-    fn arrived(self: &Arc<Self>, arrival: Arrival) {
-        let Arrival { volume, extent, at, what } = arrival;
-        let volume = &self.volumes[volume as usize];
-        let mut bytes = Aligned::new(volume.geometry.extent_bytes(extent).len as usize);
-        let opened = what.and_then(|f| match f {
-            Fetched::Zero => Ok((0, true)),
-            Fetched::Sealed(s) => s.open(&mut bytes).map(|()| (s.stored(), false)),
-        });
-        let (stored, zero) = match opened {
-            Ok(o) => o,
-            Err(e) => return self.not_arrived(volume, extent, at, e),
-        };
-        self.health.away.store(false, Release);
-        *lock(&self.health.away_since) = None;
-        let (mut demand, heat) = self.serve(volume, extent, &bytes, false);
-        let landed = self.land(volume, extent, if zero { None } else { Some(&bytes) }, demand, heat);
-        demand |= self.serve(volume, extent, &bytes, true).0;
-        if let Err(e) = &landed {
-            self.target_trouble(volume, e.clone());
-        }
-        if let Some(o) = self.observer.get() {
-            o.arrived(volume.at, extent, at, demand, landed.map(|()| stored));
-        }
-    }
-    /// Serves the reads that wait for `extent`; `last`: the flight ends. Whether the guest wanted it, and may want it again.
-    fn serve(&self, volume: &Volume, extent: u64, bytes: &[u8], last: bool) -> (bool, Heat) {
-        let mut flights = lock(&volume.flights);
-        let Some(flight) = flights.get_mut(&extent) else { return (false, Heat::Cold) };
-        let demand = flight.is_awaited();
-        let heat = if demand { Heat::Hot } else { flight.heat };
-        let waiting = std::mem::take(&mut flight.waiting);
-        if last {
-            flights.remove(&extent);
-            volume.claims.fetched(extent);
-        }
-        drop(flights);
-        waiting.iter().for_each(|(_, m)| m.serve(bytes));
-        (demand, heat)
-    }
-    /// Puts what came into the target, unless something newer is there or will be.
-    fn land(
-        &self,
-        volume: &Volume,
-        extent: u64,
-        bytes: Option<&[u8]>,
-        demand: bool,
-        heat: Heat,
-    ) -> Result<()> {
-        let range = volume.geometry.extent_bytes(extent);
-        if self.failed().is_some() {
-            return Ok(());
-        }
-        let claim = volume.claims.claim(extent);
-        if claim.place() != Place::Absent {
-            return Ok(());
-        }
-        if !demand && self.log.covers(volume.at, range, u64::MAX) {
-            // The guest has overwritten all of it: the mover brings that, and this is not worth a write.
-            return Ok(());
-        }
-        match bytes {
-            Some(bytes) => volume.target.write(range.start, bytes, heat)?,
-            None if volume.target.is_pristine() => {}
-            None => volume.target.zero(range, false)?,
-        }
-        self.changed(volume.at, ExtentRange { start: extent, end: extent + 1 }, Place::Local);
-        claim.release(Place::Local);
-        volume.came(extent);
-        Ok(())
-    }
-    fn not_arrived(self: &Arc<Self>, volume: &Volume, extent: u64, at: Duration, e: Error) {
-        let passing = matches!(e.kind, Kind::Retry | Kind::Unavailable);
-        let now = self.clock.now();
-        if passing {
-            self.health.away.store(true, Release);
-            lock(&self.health.away_since).get_or_insert(now);
-        }
-        let mut flights = lock(&volume.flights);
-        let mut failed = Vec::new();
-        let mut demand = false;
-        if let Some(f) = flights.get_mut(&extent) {
-            demand = f.is_awaited();
-            if passing && !f.waiting.is_empty() {
-                f.failures += 1;
-                f.retry_at = Some(now + Duration::from_millis(100 << f.failures.min(5)));
-            } else {
-                failed = std::mem::take(&mut f.waiting);
-                flights.remove(&extent);
-                volume.claims.fetched(extent);
-            }
-        }
-        drop(flights);
-        failed.iter().for_each(|(_, m)| m.fail(&e));
-        if e.is_loss() {
-            self.lost(volume, extent, &e);
-        } else if !passing {
-            *lock(&self.health.trouble) = Some(e.clone().at(&volume.name));
-        }
-        if let Some(o) = self.observer.get() {
-            o.arrived(volume.at, extent, at, demand, Err(e));
-        }
     }
 
     /// Tries parked flights again and ends waits that have lasted too long; the timer calls it.

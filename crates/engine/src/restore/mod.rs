@@ -19,6 +19,7 @@ mod fetch;
 mod fill;
 mod handover;
 mod instant;
+mod landing;
 mod mover;
 mod pages;
 mod parts;

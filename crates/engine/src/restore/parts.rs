@@ -16,6 +16,7 @@ use rekindle_core::hydrate::Place;
 use rekindle_core::volume::{ByteRange, ExtentRange, Geometry};
 use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
+use rekindle_io::destination::Aligned;
 use rekindle_io::holder::Holder;
 use rekindle_io::{Error, Kind, Result};
 use std::collections::HashMap;
@@ -122,6 +123,8 @@ pub(super) struct Parts {
     pub generation: AtomicU8,
     pub work: Mutex<Work>,
     pub work_came: Condvar,
+    /// Buffers of runs that landed.
+    pub spare: Mutex<Vec<Aligned>>,
     /// Worker threads run: fetches may be left to them.
     pub threaded: AtomicBool,
     pub observer: OnceLock<Arc<dyn FetchObserver>>,

@@ -207,6 +207,7 @@ impl RestoreSet {
             generation: AtomicU8::new(generation),
             work: Mutex::new(Work::default()),
             work_came: Condvar::new(),
+            spare: Mutex::default(),
             threaded: AtomicBool::new(false),
             observer: OnceLock::new(),
             health: Health::default(),

@@ -5,7 +5,7 @@
 
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Generation, Geometry, Uuid};
 use rekindle_engine::restore::{
-    Adopt, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, VolumeParts,
+    Adopt, Heat, LogLimits, MoverPace, NewVolume, RestoreOptions, RestoreSet, Settling, Step, VolumeParts,
 };
 use rekindle_io::block::{
     Allocation, Answer, Block, BlockExt, Completion, CompletionSink, FaultyBlock, Info, MemBlock, Op, Request,
@@ -155,7 +155,7 @@ pub fn read(set: &RestoreSet, extent: u64) -> Vec<u8> {
     out
 }
 pub fn fill(set: &RestoreSet) {
-    set.fetch(0, &(0..EXTENTS).collect::<Vec<_>>());
+    set.fetch(0, &(0..EXTENTS).collect::<Vec<_>>(), Heat::Cold);
     assert!(set.is_complete());
 }
 /// Steps the mover and the log until nothing is left to do.

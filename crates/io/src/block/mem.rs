@@ -42,7 +42,7 @@ struct State {
     worker: bool,
     gone: bool,
     writes_dropped: u64,
-    cold: Vec<u64>,
+    cold: Vec<ByteRange>,
 }
 
 struct Shared {
@@ -95,8 +95,8 @@ impl MemBlock {
     pub fn reopened_as(&self, info: Info) -> Arc<MemBlock> {
         MemBlock::with_image(info, self.shared.lock().image.clone())
     }
-    /// Where it was written cold so far, in order.
-    pub fn written_cold(&self) -> Vec<u64> {
+    /// What was written cold so far, in order.
+    pub fn written_cold(&self) -> Vec<ByteRange> {
         self.shared.lock().cold.clone()
     }
     /// From now on answers come like this.
@@ -275,7 +275,7 @@ impl Block for MemBlock {
         }
     }
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.shared.lock().cold.push(offset);
+        self.shared.lock().cold.push(ByteRange::new(offset, data.len() as u64));
         self.write_at(offset, data)
     }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {

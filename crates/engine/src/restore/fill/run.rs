@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Threads that ask a holder which answers inline.
 const INLINE_THREADS: usize = 2;
+/// Extents that an inline fill reads, opens and writes at once, if nobody is known to want them soon.
+const INLINE_RUN: usize = 16;
 /// How long an inline fill steps back for a guest that waits: never longer, so that it is not starved.
 const STEP_BACK: Duration = Duration::from_millis(2);
 /// Extents made zero at a time, on destinations that held something before.
@@ -124,9 +126,13 @@ impl Fill {
         let mut batch: Vec<Ask> = Vec::new();
         let stored = s.throttle.extent_stored().max(1);
         let probe = s.away.is_some();
-        let most = if probe || s.is_inline() { 1 } else { BATCH_MAX };
         // What is asked for in one call may become one request, and a demand fetch behind it waits for all of it.
         let together = (s.throttle.chunk() / stored).max(1) as usize;
+        let (most, together) = match s.is_inline() {
+            _ if probe => (1, 1),
+            true => (INLINE_RUN, INLINE_RUN),
+            false => (BATCH_MAX, together),
+        };
         let mut left = s.throttle.allowance(now);
         for _ in 0..most {
             if left < stored && !(left > 0 && s.asked.is_empty()) {
@@ -156,6 +162,9 @@ impl Fill {
             match batch.last_mut() {
                 Some(ask) if ask.has_room_for(volume, heat, together) => ask.extents.push(next.extent),
                 _ => batch.push(Ask { volume, heat, extents: vec![next.extent] }),
+            }
+            if s.is_inline() && heat == Heat::Hot {
+                break;
             }
         }
         if !batch.is_empty() {

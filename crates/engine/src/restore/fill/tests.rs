@@ -4,8 +4,10 @@ use super::*;
 use crate::restore::{Heat, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 use rekindle_core::hydrate::{Reason, Source, Threshold};
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry, Uuid};
-use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, MemBlock, Op, Request};
+use rekindle_io::Kind;
+use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, FaultyBlock, MemBlock, Op, Request};
 use rekindle_io::clock::{Clock, ManualClock, SystemClock};
+use rekindle_io::fault::{FaultOp, FaultPlan};
 use rekindle_io::holder::MemHolder;
 use rekindle_io::logfile::MemDir;
 use std::sync::Mutex;
@@ -24,10 +26,11 @@ struct Make {
     extents: Vec<u64>,
     data: Vec<ExtentRange>,
     used: bool,
+    plan: Option<Arc<FaultPlan>>,
 }
 impl Default for Make {
     fn default() -> Self {
-        Make { extents: vec![100], data: vec![ExtentRange { start: 0, end: 100 }], used: false }
+        Make { extents: vec![100], data: vec![ExtentRange { start: 0, end: 100 }], used: false, plan: None }
     }
 }
 
@@ -51,7 +54,10 @@ fn world_with(make: Make, options: FillOptions, clock: Arc<ManualClock>, used: A
         origin: None,
         parts: VolumeParts {
             holder: h.clone(),
-            target: d.clone(),
+            target: match &make.plan {
+                Some(plan) => FaultyBlock::new(d.clone(), plan.clone()),
+                None => d.clone(),
+            },
             fresh: !make.used,
             usage: None,
             uncache: None,
@@ -107,7 +113,7 @@ fn asked(w: &World, volume: usize) -> Vec<u64> {
 fn everything_comes_zeros_included_each_extent_once() {
     let data = vec![ExtentRange { start: 0, end: 30 }, ExtentRange { start: 60, end: 61 }];
     for used in [false, true] {
-        let make = Make { data: data.clone(), used, extents: vec![100, 70] };
+        let make = Make { data: data.clone(), used, extents: vec![100, 70], ..Make::default() };
         let w = world(make, FillOptions::default());
         assert_eq!(w.steps(10_000), FillStep::Complete);
         assert_eq!(w.set.missing(), (0, 0));
@@ -147,14 +153,14 @@ fn hot_first_then_the_rest_and_neighbours_of_a_miss_in_turns_before_both() {
 fn a_hot_list_may_come_late() {
     let options = FillOptions { online: Online::new(vec![Threshold::Usage(1.0)]), ..FillOptions::default() };
     let w = world(Make::default(), options);
-    w.steps(5);
+    w.steps(2);
     assert!(!w.set.is_online() && w.fetched(Source::Hot) == 0);
     w.fill.set_hot(0, vec![(80, 8), (81, 8), (0, 2), (5000, 8)]);
     while !w.set.is_online() {
         w.clock.advance(Duration::from_millis(100));
         w.steps(1);
     }
-    assert!(w.fetched(Source::Hot) == 2 && w.fill.status().progress.local_extents < 12);
+    assert!(w.fetched(Source::Hot) == 2 && w.fill.status().progress.local_extents < 60);
     assert_eq!(w.steps(10_000), FillStep::Complete);
     w.check_contents();
 }
@@ -403,8 +409,11 @@ fn what_the_guest_overwrote_is_not_fetched() {
 fn threads_finish_with_inline_and_late_holders() {
     for late in [None, Some(Duration::from_millis(1))] {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let make =
-            Make { extents: vec![300, 200], data: vec![ExtentRange { start: 0, end: 250 }], used: false };
+        let make = Make {
+            extents: vec![300, 200],
+            data: vec![ExtentRange { start: 0, end: 250 }],
+            ..Make::default()
+        };
         let w = world_with(make, FillOptions::default(), Arc::new(ManualClock::default()), clock.clone());
         w.holders.iter().for_each(|h| late.map_or_else(|| h.answer_inline(), |d| h.answer_late(d)));
         w.set.start(2).unwrap();
@@ -471,14 +480,84 @@ fn only_what_nobody_is_known_to_use_is_written_past_the_page_cache() {
         w.clock.advance(Duration::from_millis(1));
     }
     assert_eq!(w.set.missing(), (0, 0));
-    let cold: Vec<u64> = w.disks[0].written_cold().iter().map(|at| at / EXTENT).collect();
     // The first and the last MiB lie in the edges file.
     let used =
         |e: &u64| (30..40).contains(e) || (50..=50 + 16).contains(e) && *e != 60 || [70, 71].contains(e);
-    let want: Vec<u64> = (16..84).filter(|e| !used(e)).collect();
-    let mut sorted = cold.clone();
-    sorted.sort_unstable();
-    assert_eq!(sorted, want);
+    assert_eq!(written_cold(&w), (16..84).filter(|e| !used(e)).collect::<Vec<_>>());
+    w.check_contents();
+}
+
+/// The extents that were written past the page cache, ascending.
+fn written_cold(w: &World) -> Vec<u64> {
+    let writes = w.disks[0].written_cold();
+    let mut extents: Vec<u64> =
+        writes.iter().flat_map(|r| r.start / EXTENT..r.end().div_ceil(EXTENT)).collect();
+    extents.sort_unstable();
+    extents
+}
+
+/// Answers that lie side by side are written at once. What in their midst is local, overwritten, zero, damaged or waited for
+/// is left out, and the others do not suffer from it.
+#[test]
+fn neighbours_are_written_at_once_around_what_must_not_be() {
+    let data = vec![ExtentRange { start: 0, end: 60 }, ExtentRange { start: 61, end: 100 }];
+    let make = Make { data, ..Make::default() };
+    let w = world(make, FillOptions::default());
+    w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
+    let guest = &w.set.volumes()[0];
+    guest.write_at(34 * EXTENT, &vec![7; EXTENT as usize]).unwrap();
+    guest.write_at(36 * EXTENT + 4096, &[8; 4096]).unwrap();
+    w.holders[0].set_damaged(38, true);
+    w.holders[0].hold();
+    w.set.fetch(0, &(30..46).collect::<Vec<_>>(), Heat::Cold);
+    miss(&w, 40);
+    guest.write_at(42 * EXTENT, &vec![9; EXTENT as usize]).unwrap();
+    asked(&w, 0);
+    while w.set.work_step() == crate::restore::Step::Worked {}
+    w.set.fetch(0, &(55..70).collect::<Vec<_>>(), Heat::Cold);
+    asked(&w, 0);
+    while w.set.work_step() == crate::restore::Step::Worked {}
+    let writes = w.disks[0].written_cold();
+    let writes: Vec<(u64, u64)> = writes.iter().map(|r| (r.start / EXTENT, r.len / EXTENT)).collect();
+    // 34 was never asked for, 38 cannot be had, 40 is hot, 42 is the mover's, 60 is zero; a MiB is the most.
+    let mut want = vec![(30, 4), (35, 3), (39, 1), (41, 1), (43, 3), (55, 5), (61, 9)];
+    let mut got = writes.clone();
+    (want.sort_unstable(), got.sort_unstable());
+    assert_eq!(got, want);
+    w.holders[0].set_damaged(38, false);
+    w.holders[0].release(usize::MAX);
+    let mut buf = vec![0; EXTENT as usize];
+    for (extent, at, byte) in [(34, 0, 7), (36, 4096, 8), (42, 0, 9)] {
+        guest.read_at(extent * EXTENT, &mut buf).unwrap();
+        assert!(buf[at..at + 4096].iter().all(|b| *b == byte), "the guest's own bytes of {extent}");
+    }
+    for extent in (30..46).chain(55..70).filter(|e| ![34, 38, 42].contains(e)) {
+        assert!(!w.set.needs_holder(0, extent), "extent {extent}");
+        guest.read_at(extent * EXTENT, &mut buf).unwrap();
+        let mut truth = vec![0; EXTENT as usize];
+        w.holders[0].truth(extent, &mut truth);
+        if extent == 36 {
+            truth[4096..8192].fill(8);
+        }
+        assert_eq!(buf, truth, "extent {extent}");
+    }
+    assert!(w.set.needs_holder(0, 38) && w.set.needs_holder(0, 34));
+}
+
+/// A write that fails leaves all of its run absent; it is fetched again.
+#[test]
+fn a_run_that_could_not_be_written_comes_again() {
+    let plan = Arc::new(FaultPlan::new());
+    let w = world(Make { plan: Some(plan.clone()), ..Make::default() }, FillOptions::default());
+    w.set.parts.threaded.store(true, std::sync::atomic::Ordering::Release);
+    w.holders[0].hold();
+    w.set.fetch(0, &(30..40).collect::<Vec<_>>(), Heat::Cold);
+    plan.fail_next(FaultOp::Write, Kind::Full);
+    asked(&w, 0);
+    while w.set.work_step() == crate::restore::Step::Worked {}
+    assert!((30..40).all(|e| w.set.is_absent(0, e)));
+    w.holders[0].answer_inline();
+    assert_eq!(w.steps(10_000), FillStep::Complete);
     w.check_contents();
 }
 

@@ -8,6 +8,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::os::unix::fs::FileExt;
 
+/// Most bytes put into the page cache at once: more make huge folios, and every later small write to them pays.
+const PIECE: usize = 64 << 10;
+
 /// A change of bytes; a queued one owns its data.
 pub(super) enum Change<D> {
     Write(D),
@@ -71,9 +74,13 @@ impl Core {
         }
         self.write_zeros(offset, len)
     }
+    /// Writes long `data` to a file that is buffered.
+    pub(super) fn write_in_pieces(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut pieces = data.chunks(PIECE).zip((offset..).step_by(PIECE));
+        pieces.try_for_each(|(piece, at)| self.write(at, piece))
+    }
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        // 64 KiB pieces: larger ones make huge folios, and every later small write to them pays.
-        let zeros = Aligned::new(len.min(64 << 10) as usize);
+        let zeros = Aligned::new(len.min(PIECE as u64) as usize);
         let mut at = offset;
         while at < offset + len {
             let n = (offset + len - at).min(zeros.len() as u64);

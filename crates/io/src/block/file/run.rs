@@ -286,7 +286,7 @@ impl Core {
         };
         let ticket = self.order.enter(ByteRange::new(offset, data.len() as u64), park)?;
         let done = self.cold.write(offset, data).map(|done| done.map_err(|e| self.os(&e)));
-        let done = done.unwrap_or_else(|| self.write(offset, data));
+        let done = done.unwrap_or_else(|| self.write_in_pieces(offset, data));
         self.holes.changed();
         self.leave(ticket);
         Some(done)
