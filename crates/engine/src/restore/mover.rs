@@ -19,7 +19,7 @@
 
 use super::claims::{CHUNK, Claim};
 use super::lock;
-use super::parts::{MOVE_AT, PENDING_MAX, Parts, Pending, SETTLE_AT, Volume};
+use super::parts::{HURRY_AT, MOVE_AT, PENDING_MAX, Parts, Pending, SETTLE_AT, Volume};
 use super::stamp::Stamp;
 use super::target::Heat;
 use super::write_log::Held;
@@ -168,7 +168,9 @@ impl Mover {
     fn idle(&mut self, p: &Arc<Parts>, hurry: bool) -> Result<Step> {
         let now = p.clock.now();
         let full = p.log.fullness();
-        let pressed = hurry || full >= MOVE_AT || !p.waiting.is_empty();
+        // Each pass goes over all that was moved and is not settled: without a pause it would bring a record or two.
+        let filling = full >= MOVE_AT && now >= self.last_pass + self.pace.move_after / 20;
+        let pressed = hurry || filling || full >= HURRY_AT || !p.waiting.is_empty();
         let landed = p.landed.load(Acquire);
         // What was left behind can be moved when something changed place; else only a busy claim was in the way.
         let fresh = p.move_limit(p.log.written()) > self.passed || self.left_behind && landed != self.landed;
@@ -205,7 +207,7 @@ impl Mover {
             let flushed = p.log.durable() > self.stamped && since >= self.pace.settle_after;
             return flushed || p.stamps_due.load(Acquire);
         }
-        let pressed = full >= SETTLE_AT && since >= self.pace.settle_after / 30 || full >= 2 * SETTLE_AT;
+        let pressed = full >= SETTLE_AT && since >= self.pace.settle_after / 30 || full >= HURRY_AT;
         let due = hurry || p.stamps_due.load(Acquire);
         due || pressed || since >= self.pace.settle_after || !p.waiting.is_empty() || pending >= PENDING_MAX
     }

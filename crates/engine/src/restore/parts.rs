@@ -193,7 +193,9 @@ impl Parts {
 
 /// So many runs of changes may wait for a settling (16 MiB would be 2^19 runs; this is far below).
 pub(super) const PENDING_MAX: usize = 1 << 16;
-/// The mover moves at once when the log is this full, in thousandths.
+/// The mover moves often when the log is this full, in thousandths.
 pub(super) const MOVE_AT: u64 = 125;
 /// And settles.
 pub(super) const SETTLE_AT: u64 = 250;
+/// And does both without a pause.
+pub(super) const HURRY_AT: u64 = 500;

@@ -89,7 +89,7 @@ impl RestoreVolume {
                 Ok(_) => self.write_slowly(r, done, sink),
             });
         }
-        if parts.log.fullness() >= parts::MOVE_AT {
+        if parts.log.fullness() >= parts::HURRY_AT {
             parts.mover_signal.ring();
         }
     }
