@@ -25,10 +25,6 @@ impl PastCache {
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(same);
         PastCache { file: opened.ok(), refused: AtomicBool::new(false) }
     }
-    /// Refuses everything.
-    pub(crate) fn none() -> PastCache {
-        PastCache { file: None, refused: AtomicBool::new(true) }
-    }
     /// Whether it is any use.
     pub(crate) fn works(&self) -> bool {
         self.file.is_some() && !self.refused.load(Relaxed)

@@ -522,7 +522,8 @@ fn neighbours_are_written_at_once_around_what_must_not_be() {
     // 34 was never asked for, 38 cannot be had, 40 is hot, 42 is the mover's, 60 is zero; a MiB is the most.
     let mut want = vec![(30, 4), (35, 3), (39, 1), (41, 1), (43, 3), (55, 5), (61, 9)];
     let mut got = writes.clone();
-    (want.sort_unstable(), got.sort_unstable());
+    want.sort_unstable();
+    got.sort_unstable();
     assert_eq!(got, want);
     w.holders[0].set_damaged(38, false);
     w.holders[0].release(usize::MAX);

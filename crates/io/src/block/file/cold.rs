@@ -2,6 +2,7 @@
 
 use crate::past_cache::PastCache;
 use std::fs::File;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -9,32 +10,28 @@ use std::time::Instant;
 /// that seeks are sorted by the page cache, which is worth more than what it costs.
 const SEEKS_US: u32 = 4000;
 
+#[derive(Default)]
 pub(super) struct Cold {
-    past_cache: PastCache,
+    /// Opened when it is first needed: a disk that is only served needs none.
+    past_cache: OnceLock<PastCache>,
     /// What a write took of late, in microseconds.
     mean_us: AtomicU32,
 }
 
 impl Cold {
-    pub(super) fn of(file: &File) -> Cold {
-        Cold { past_cache: PastCache::of(file), mean_us: AtomicU32::new(0) }
+    pub(super) fn past_cache(&self, file: &File) -> &PastCache {
+        self.past_cache.get_or_init(|| PastCache::of(file))
     }
-    pub(super) fn none() -> Cold {
-        Cold { past_cache: PastCache::none(), mean_us: AtomicU32::new(0) }
-    }
-    #[cfg(test)]
-    pub(super) fn works(&self) -> bool {
-        self.past_cache.works()
-    }
-    /// Writes all of `data`; `None`: it has to go through the cache.
-    pub(super) fn write(&self, at: u64, data: &[u8]) -> Option<std::io::Result<()>> {
+    /// Writes all of `data` to `file`, which is open for writing and buffered; `None`: it has to go through the cache.
+    pub(super) fn write(&self, file: &File, at: u64, data: &[u8]) -> Option<std::io::Result<()>> {
+        let past_cache = self.past_cache(file);
         let begun = Instant::now();
-        let done = self.past_cache.write(at, data)?;
+        let done = past_cache.write(at, data)?;
         // Two threads that forget each other's figure do no harm.
         let mean = follow(self.mean_us.load(Relaxed), begun.elapsed().as_micros());
         self.mean_us.store(mean, Relaxed);
         if mean > SEEKS_US {
-            self.past_cache.refuse();
+            past_cache.refuse();
         }
         Some(done)
     }

@@ -77,7 +77,7 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(file: File, place: String, info: Info, medium: Medium, latch: Arc<Latch>) -> Self {
         Core {
-            cold: if medium.direct || info.read_only { Cold::none() } else { Cold::of(&file) },
+            cold: Cold::default(),
             file,
             place,
             info,
@@ -277,7 +277,8 @@ impl Core {
         data: &[u8],
         sink: &Arc<dyn CompletionSink>,
     ) -> Option<Result<()>> {
-        if let Err(e) = self.latch.check(&self.place) {
+        let request = Request { token: 0, offset, op: Op::Write { data, fua: false } };
+        if let Err(e) = check(&self.info, &request).and_then(|()| self.latch.check(&self.place)) {
             return Some(Err(e));
         }
         let park = || {
@@ -285,8 +286,13 @@ impl Core {
             Late { token: 0, offset, change: Change::Write(data.to_vec()), fua: false, sink: sink.clone() }
         };
         let ticket = self.order.enter(ByteRange::new(offset, data.len() as u64), park)?;
-        let done = self.cold.write(offset, data).map(|done| done.map_err(|e| self.os(&e)));
-        let done = done.unwrap_or_else(|| self.write_in_pieces(offset, data));
+        let done = match self.medium.direct {
+            true => self.write(offset, data),
+            false => match self.cold.write(&self.file, offset, data) {
+                Some(done) => done.map_err(|e| self.os(&e)),
+                None => self.write_in_pieces(offset, data),
+            },
+        };
         self.holes.changed();
         self.leave(ticket);
         Some(done)
