@@ -19,8 +19,10 @@ from rig import (MIB, Link, Postgres, Process, Rekindle, build_database, expect,
                  seconds_and, start_database, table, until, write_load)
 from stage import Stage, need, need_root
 
-# Bytes a second, round trip in ms, how much sooner than QEMU's way 90 % of warm should be reached.
-LINKS = {"25m": (25_000_000 // 8, 40, 2), "1g": (125_000_000, 20, 4), "10g": (1_250_000_000, 0.5, 1.5)}
+# Bytes a second, round trip in ms.
+LINKS = {"25m": (25_000_000 // 8, 40), "100m": (12_600_000, 1), "1g": (125_000_000, 20), "10g": (1_250_000_000, 0.5)}
+# How much sooner than QEMU's way, and than linear order, the application should be ready; than QEMU's way, 90 % of warm.
+SOONER = {"25m": (None, None, 2), "100m": (5, 5, None), "1g": (5, 5, 4), "10g": (None, None, 1.5)}
 # Judged loads all draw these numbers, so that there can be an oracle; training draws others.
 SEED = 7
 
@@ -29,7 +31,7 @@ class Contest:
     """One image, one repository with its usage map, one link."""
 
     def __init__(self, stage, args):
-        self.stage, self.args = stage, args
+        self.stage, self.args, self.again = stage, args, False
         self.image, self.moment = stage.path / "disk.raw", stage.path / "moment.raw"
         build_database(stage, self.image, args.mib * MIB, args.scale, cold=args.cold * MIB)
         self.script = write_load(stage, args.kind)
@@ -38,7 +40,7 @@ class Contest:
         self.train()
         if args.oracle:
             self.teach_the_oracle()
-        self.link = Link(stage, *LINKS[args.link][:2])
+        self.link = Link(stage, *LINKS[args.link])
         self.repo, _ = self.link.store(self.rekindle.repo)
 
     def served(self, world, name, image):
@@ -177,7 +179,9 @@ class Contest:
         control = Qmp(qmp)
         control("block-stream", {"job-id": "stream", "device": "top"})
         try:
-            return self.judge(f"nbd+unix:///shop?socket={where}", began, control.stream_ended)
+            # Its end takes as long again as all else of a round, and is no target: once is enough.
+            ended = (lambda: None) if self.again else control.stream_ended
+            return self.judge(f"nbd+unix:///shop?socket={where}", began, ended)
         finally:
             server.kill()
             far.kill()
@@ -234,15 +238,22 @@ CONTESTANTS = {
 }
 
 
-def targets(found, link):
+def targets(found, link, load):
     def ratio(over, under, key):
-        pairs = zip(found.get(over, []), found.get(under, []))
-        return [a[key] / b[key] for a, b in pairs if a[key] is not None and b[key]]
+        pairs = [(a[key], b[key]) for a, b in zip(found.get(over, []), found.get(under, []))]
+        return [a / b for a, b in pairs if a is not None and b]
 
+    def sooner(over, under, key):
+        """Who never reached it under the load would have needed longer than that lasted: the ratio is at least this."""
+        pairs = list(zip(found.get(over, []), found.get(under, [])))
+        values = [(a["ready"] + load if a[key] is None else a[key]) / b[key] for a, b in pairs if b[key]]
+        return values, any(a[key] is None for a, b in pairs)
+
+    ready_qemu, ready_linear, warm_qemu = SOONER[link]
     return goals([
-        ("application ready: QEMU's way / rekindle", "at least", 5, ratio(QEMU, USE, "ready")),
-        ("application ready: linear order / order of use", "at least", 5, ratio(LINEAR, USE, "ready")),
-        ("90 % of warm: QEMU's way / rekindle", "at least", LINKS[link][2], ratio(QEMU, USE, 90)),
+        ("application ready: QEMU's way / rekindle", "at least", ready_qemu, ratio(QEMU, USE, "ready")),
+        ("application ready: linear order / order of use", "at least", ready_linear, ratio(LINEAR, USE, "ready")),
+        ("90 % of warm: QEMU's way / rekindle", "at least", warm_qemu, *sooner(QEMU, USE, 90)),
         ("throughput lost: order of use / linear order", "at most", 0.5, ratio(USE, LINEAR, "lost")),
         ("90 % of warm: order of use / oracle", "at most", 1.2, ratio(USE, ORACLE, 90)),
         ("complete, not verified: online / offline restore", "at most", 1.1, ratio(USE, PLAIN, "complete")),
@@ -255,9 +266,10 @@ def main():
     parser.add_argument("--kind", choices=("gauss", "zipf"), default="gauss", help="working set or heavy tail")
     parser.add_argument("--only", default="", help="contestants whose name contains this")
     # On the slow link a round takes many times as long.
-    slow = parser.parse_known_args()[0].link == "25m"
-    args = options(parser, mib=(1024, 1024, 256) if slow else (3072, 2048, 256), scale=(15, 15, 2),
-                   cold=(512, 128, 32) if slow else (1536, 1024, 32), train=(60, 20, 3),
+    link = parser.parse_known_args()[0].link
+    slow, used_little = link == "25m", link == "100m"
+    args = options(parser, mib=(1024, 1024, 256) if slow else (2048 if used_little else 3072, 2048, 256), scale=(15, 15, 2),
+                   cold=(512, 128, 32) if slow else (256, 256, 32) if used_little else (1536, 1024, 32), train=(60, 20, 3),
                    load=(120, 60, 5) if slow else (20, 15, 3), rounds=(1 if slow else 5, 1, 1))
     need_root()
     need("nbdfuse", "losetup", "qemu-storage-daemon", "nbdkit", str(Postgres.BIN / "postgres"))
@@ -267,8 +279,11 @@ def main():
     with Stage(f"instant restore of a PostgreSQL disk, {args.link}") as stage:
         contest = Contest(stage, args)
         for turn in range(args.rounds):
-            first = turn % len(contestants)
+            first, contest.again = turn % len(contestants), turn > 0
             for name, judge in contestants[first:] + contestants[:first]:
+                # A minute and more in which little happens, and no target: once is enough.
+                if contest.again and name == DEMAND:
+                    continue
                 found[name].append(judge(contest))
                 say(f"{name}: " + ", ".join(f"{k} {v:.1f}" for k, v in found[name][-1].items() if v is not None))
         keys = ("first", "ready", 50, 90, 99, "lost", "complete")
@@ -277,10 +292,10 @@ def main():
         head = ["way", "first byte s", "application ready s", "50 % of warm s", "90 %", "99 %", "lost s", "complete s"]
         report(f"{args.mib} MiB disk, pgbench scale {args.scale} and {args.cold} MiB beside it that nobody reads and nothing compresses, load {args.kind}, 4 clients, {contest.warm} transactions a "
                f"second when warm (the median while training); link {contest.link}, tbf with a FIFO of twice what fills it, the "
-               f"delay added by the store (none for QEMU below a millisecond); {args.rounds} rounds. Times from the "
+               f"delay added by the store (none for QEMU below a millisecond); {args.rounds} rounds (on demand alone, and the end of QEMU's stream: one). Times from the "
                f"command; a share of warm is reached in the first second that has it. Lost: seconds of warm throughput not "
                f"delivered in the first {args.load} s after the command (five minutes would be the whole story)."
-               f"\n\n{targets(found, args.link)}\n{table(head, rows)}", args.out)
+               f"\n\n{targets(found, args.link, args.load)}\n{table(head, rows)}", args.out)
 
 
 if __name__ == "__main__":

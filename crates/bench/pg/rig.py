@@ -165,13 +165,14 @@ def seconds_and(values, decimals=1):
 
 
 def goals(rows):
-    """Targets: (what, "at least" or "at most", limit, values of the rounds)."""
+    """Targets: (what, "at least" or "at most", limit or None, values of the rounds, and whether they are the least they can be)."""
     lines = []
-    for what, word, limit, values in rows:
+    for what, word, limit, values, *least in rows:
         middle = statistics.median(values) if values else None
-        reached = middle is not None and (middle >= limit if word == "at least" else middle <= limit)
-        judged = "not measured" if middle is None else "yes" if reached else "**no**"
-        lines.append([what, f"{word} {limit:g}", show(values, 2), judged])
+        reached = middle is not None and limit and (middle >= limit if word == "at least" else middle <= limit)
+        judged = "not measured" if middle is None else "-" if limit is None else "yes" if reached else "**no**"
+        wanted = "none" if limit is None else f"{word} {limit:g}"
+        lines.append([what, wanted, show(values, 2) + (" or more" if least and least[0] else ""), judged])
     return table(["target", "limit", "measured", "reached"], lines)
 
 

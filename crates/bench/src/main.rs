@@ -96,7 +96,7 @@ enum Verb {
     Trace(Common),
     /// Instant restore of a PostgreSQL disk beside QEMU's way (needs root)
     Instant {
-        /// 25m, 1g or 10g
+        /// 25m, 100m, 1g or 10g
         link: String,
         #[command(flatten)]
         args: ScriptArgs,

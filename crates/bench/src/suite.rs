@@ -42,7 +42,7 @@ impl Plan {
 
 type Benchmark = (&'static str, fn(Plan, &Report) -> Result<()>);
 
-const BENCHMARKS: [Benchmark; 11] = [
+const BENCHMARKS: [Benchmark; 12] = [
     ("served", |plan, report| served::run(&served::Size::of(plan), report)),
     ("copies", |plan, report| copies::run(&copies::Size::of(plan), report)),
     ("flush", |plan, report| flush::run(&flush::Size::of(plan), report)),
@@ -59,6 +59,7 @@ const BENCHMARKS: [Benchmark; 11] = [
     ("predict", |plan, report| script::predict(plan, &[], report)),
     ("instant-10g", |plan, report| script::instant("10g", plan, &[], report)),
     ("instant-1g", |plan, report| not_tiny(plan, || script::instant("1g", plan, &[], report))),
+    ("instant-100m", |plan, report| not_tiny(plan, || script::instant("100m", plan, &[], report))),
     ("instant-25m", |plan, report| not_tiny(plan, || script::instant("25m", plan, &[], report))),
 ];
 
