@@ -2,9 +2,9 @@
 //! from what is read, and getting it costs more than the medium does (where a hypervisor takes back what a guest has freed,
 //! 10 us for each 4 KiB: three quarters of what filling a volume cost the processor).
 //!
-//! Buffered and direct use of one file may be mixed as long as they never touch the same block at the same time: Linux writes
-//! back and drops what is cached of a range before a direct write, and drops it again behind it, for a reader's read-ahead
-//! may have brought the old bytes meanwhile.
+//! Buffered and direct use of one file may be mixed as long as they never touch the same folio of the cache at the same time:
+//! Linux writes back and drops what is cached of a range before a direct write, and again behind it. Who serves a file
+//! meanwhile sees to the folios (`block/file/cold`).
 
 use crate::destination::aligned::is_aligned;
 use std::fs::{File, OpenOptions};

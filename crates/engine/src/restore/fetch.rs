@@ -93,13 +93,14 @@ impl FetchSink for Arrivals {
     fn fetched(&self, extent: u64, what: Result<Fetched>) {
         let Some(parts) = self.parts.upgrade() else { return };
         let arrival = Arrival { volume: self.volume, extent, at: parts.clock.now(), what };
-        if let Some(together) = &mut *lock(&self.together) {
+        let awaited = parts.is_awaited(&arrival);
+        // Who waits is not kept waiting for what else was asked for.
+        if !awaited && let Some(together) = &mut *lock(&self.together) {
             together.push(arrival);
         } else if self.inline || !parts.threaded.load(Acquire) {
             parts.arrived(vec![arrival]);
         } else {
             // Opening and writing are for our threads, not for the holder's.
-            let awaited = parts.is_awaited(&arrival);
             let mut work = lock(&parts.work);
             let queue = if awaited { &mut work.awaited } else { &mut work.arrivals };
             queue.push_back(arrival);
@@ -177,7 +178,6 @@ impl Parts {
             return;
         }
         let inline = volume.holder.answers_inline();
-        // Who waits for one of several is not kept waiting for the others.
         let together = urgency == Urgency::Background && (inline || !self.threaded.load(Acquire));
         let arrivals = Arc::new(Arrivals {
             parts: Arc::downgrade(self),

@@ -218,6 +218,7 @@ impl RestoreSet {
             return Err(e);
         }
         for (v, device) in self.parts.volumes.iter().zip(live) {
+            v.target.filled();
             assert!(v.settled.set(device).is_ok(), "a volume is handed over once");
         }
         Ok(())
@@ -225,6 +226,7 @@ impl RestoreSet {
     /// Log, state and edges are void: they go, when both copies of the record say so. A failure costs space only, `clear`
     /// does it again.
     fn leave_nothing(&self) {
+        lock(&self.parts.spare).clear();
         let again = {
             let plan = lock(&self.parts.plan);
             plan.0.store(&plan.1)

@@ -57,8 +57,9 @@ impl Parts {
         arrivals.sort_unstable_by_key(|a| a.extent);
         let Some(volume) = arrivals.first().map(|a| &self.volumes[a.volume as usize]) else { return };
         let extent_bytes = volume.geometry.extent.get() as usize;
-        let mut buf =
-            lock(&self.spare).pop().unwrap_or_else(|| Aligned::new(extent_bytes.max(RUN_BYTES as usize)));
+        // A set may have volumes of extents larger than a run.
+        let spare = lock(&self.spare).pop().filter(|b| b.len() >= extent_bytes);
+        let mut buf = spare.unwrap_or_else(|| Aligned::new(extent_bytes.max(RUN_BYTES as usize)));
         let mut run: Vec<Opened> = Vec::new();
         for Arrival { extent, at, what, .. } in arrivals {
             let full = (run.len() + 1) * extent_bytes > buf.len();
@@ -76,7 +77,9 @@ impl Parts {
             });
             match opened {
                 Ok((stored, zero)) => {
-                    run.push(Opened { extent, at, stored, zero, demand: false, heat: Heat::Hot });
+                    // Nobody is kept waiting for the rest of the run.
+                    let (demand, heat) = self.serve(volume, extent, out, false);
+                    run.push(Opened { extent, at, stored, zero, demand, heat });
                 }
                 Err(e) => self.not_arrived(volume, extent, at, e),
             }
@@ -100,17 +103,15 @@ impl Parts {
             let len = volume.geometry.extent_bytes(extent).len as usize;
             &bytes[((extent - first) as usize) << shift..][..len]
         };
-        for o in run.iter_mut() {
-            (o.demand, o.heat) = self.serve(volume, o.extent, part(o.extent), false);
-        }
-        let landed = self.land(volume, run, bytes);
-        if let Err(e) = &landed {
+        let (landed, trouble) = self.land(volume, run, bytes);
+        if let Some(e) = &trouble {
             self.target_trouble(volume, e.clone());
         }
-        for o in run.drain(..) {
+        for (i, o) in run.drain(..).enumerate() {
             let demand = o.demand | self.serve(volume, o.extent, part(o.extent), true).0;
+            let failed = trouble.clone().filter(|_| i >= landed);
             if let Some(observer) = self.observer.get() {
-                observer.arrived(volume.at, o.extent, o.at, demand, landed.clone().map(|()| o.stored));
+                observer.arrived(volume.at, o.extent, o.at, demand, failed.map_or(Ok(o.stored), Err));
             }
         }
     }
@@ -129,39 +130,44 @@ impl Parts {
         waiting.iter().for_each(|(_, m)| m.serve(bytes));
         (demand, heat)
     }
-    /// Puts what came into the target. Several claims are held at once, in ascending order, by nobody else.
-    fn land(&self, volume: &Volume, run: &[Opened], bytes: &[u8]) -> Result<()> {
+    /// Puts what came into the target; how many of `run` this is done for, and why not for the others. Several claims are
+    /// held at once, in ascending order.
+    fn land(&self, volume: &Volume, run: &[Opened], bytes: &[u8]) -> (usize, Option<Error>) {
         if self.failed().is_some() {
-            return Ok(());
+            return (run.len(), None);
         }
         let mut claimed: Vec<_> = run.iter().map(|o| (o, self.wanted(volume, o))).collect();
         let together = |a: &(&Opened, Option<_>), b: &(&Opened, Option<_>)| {
             a.1.is_some() && b.1.is_some() && a.0.joins(b.0)
         };
-        let mut at = 0;
+        let mut landed = 0;
         for part in claimed.chunk_by_mut(together) {
             let (first, last) = (part[0].0, part[part.len() - 1].0);
-            let range = volume.geometry.extent_bytes(first.extent);
-            let range =
-                ByteRange::new(range.start, volume.geometry.extent_bytes(last.extent).end() - range.start);
-            let bytes = &bytes[at..][..range.len as usize];
-            at += bytes.len();
-            if part[0].1.is_none() {
-                continue;
-            }
-            match first.zero {
-                false => volume.target.write(range.start, bytes, first.heat)?,
-                true if volume.target.is_pristine() => {}
-                true => volume.target.zero(range, false)?,
-            }
             let extents = ExtentRange { start: first.extent, end: last.extent + 1 };
-            self.changed(volume.at, extents, Place::Local);
-            for claim in part.iter_mut().filter_map(|(_, claim)| claim.take()) {
-                claim.release(Place::Local);
+            if part[0].1.is_some() {
+                let range = volume.geometry.bytes_of(extents);
+                let from = (first.extent - run[0].extent) << volume.geometry.extent.shift();
+                let bytes = &bytes[from as usize..][..range.len as usize];
+                if let Err(e) = self.write(volume, first, range, bytes) {
+                    return (landed, Some(e));
+                }
+                self.changed(volume.at, extents, Place::Local);
+                for claim in part.iter_mut().filter_map(|(_, claim)| claim.take()) {
+                    claim.release(Place::Local);
+                }
+                extents.iter().for_each(|e| volume.came(e));
             }
-            extents.iter().for_each(|e| volume.came(e));
+            landed += part.len();
         }
-        Ok(())
+        (landed, None)
+    }
+    /// Writes a stretch whose extents are all like `first`.
+    fn write(&self, volume: &Volume, first: &Opened, range: ByteRange, bytes: &[u8]) -> Result<()> {
+        match first.zero {
+            false => volume.target.write(range.start, bytes, first.heat),
+            true if volume.target.is_pristine() => Ok(()),
+            true => volume.target.zero(range, false),
+        }
     }
     /// The claim of what is to be written.
     fn wanted<'a>(&self, volume: &'a Volume, o: &Opened) -> Option<Claim<'a>> {

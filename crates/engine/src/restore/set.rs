@@ -287,6 +287,10 @@ impl RestoreSet {
         let p = &self.parts;
         p.fetch_background(&p.volumes[volume as usize], extents, Urgency::Background, heat)
     }
+    /// Nothing is absent any more: the destinations read ahead again, and what was lost and may still come goes through the cache.
+    pub fn filled(&self) {
+        self.parts.volumes.iter().for_each(|v| v.target.filled());
+    }
     /// Whether only the holder has this extent and nobody has asked for it yet.
     pub fn is_absent(&self, volume: u16, extent: u64) -> bool {
         let s = self.parts.volumes[volume as usize].claims.state(extent);

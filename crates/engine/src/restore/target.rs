@@ -60,6 +60,7 @@ impl Target {
         label: Label,
         pristine: bool,
     ) -> Self {
+        block.expect_cold(true);
         Target {
             block,
             edges,
@@ -73,6 +74,10 @@ impl Target {
     /// The destination itself.
     pub fn block(&self) -> &Arc<dyn Block> {
         &self.block
+    }
+    /// The fill is over for good: the destination is any disk from now on.
+    pub fn filled(&self) {
+        self.block.expect_cold(false);
     }
     /// Nothing but zeros lies where nothing was restored.
     pub fn is_pristine(&self) -> bool {

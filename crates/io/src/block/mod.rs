@@ -154,6 +154,9 @@ pub trait Block: Send + Sync {
     fn info(&self) -> Info;
     /// Starts every request of `batch`, pushing one answer each, in order, onto `answers`.
     fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>);
+    /// Cold writes will come from now on, or no more: only then [`Block::write_cold`] does what it says. Meanwhile reads of a
+    /// buffered file bring nothing but what they ask for.
+    fn expect_cold(&self, _expected: bool) {}
     /// Writes `data`, which nobody is expected to read soon, waiting for it: past the page cache where there is one. Order and
     /// failures are those of [`Op::Write`]. Fastest from [`Aligned`](crate::destination::Aligned) memory.
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {

@@ -18,8 +18,6 @@ use std::time::Duration;
 
 /// Threads that ask a holder which answers inline.
 const INLINE_THREADS: usize = 2;
-/// Extents that an inline fill reads, opens and writes at once, if nobody is known to want them soon.
-const INLINE_RUN: usize = 16;
 /// How long an inline fill steps back for a guest that waits: never longer, so that it is not starved.
 const STEP_BACK: Duration = Duration::from_millis(2);
 /// Extents made zero at a time, on destinations that held something before.
@@ -97,6 +95,7 @@ impl Fill {
     fn decide(&self, s: &mut State, now: Duration) -> std::result::Result<Vec<Ask>, FillStep> {
         if self.set.is_complete() {
             s.look_online_now(&self.set, now);
+            self.set.filled();
             return Err(FillStep::Complete);
         }
         let failed = self.set.parts.failed().is_some();
@@ -130,7 +129,8 @@ impl Fill {
         let together = (s.throttle.chunk() / stored).max(1) as usize;
         let (most, together) = match s.is_inline() {
             _ if probe => (1, 1),
-            true => (INLINE_RUN, INLINE_RUN),
+            true if s.guest_waits(now) => (1, 1),
+            true => (s.inline_run, s.inline_run),
             false => (BATCH_MAX, together),
         };
         let mut left = s.throttle.allowance(now);
@@ -170,6 +170,7 @@ impl Fill {
         if !batch.is_empty() {
             s.swept_something();
         }
+        batch.sort_by_key(|ask| ask.heat == Heat::Cold);
         Ok(batch)
     }
     /// Nothing to fetch now: zeros that still have to be written, or wait.

@@ -1,5 +1,6 @@
 //! The fill's own state, under one lock: what was asked, what came of it, what stands in the way.
 
+use super::super::landing::RUN_BYTES;
 use super::super::set::RestoreSet;
 use super::super::target::Heat;
 use super::inbox::Report;
@@ -62,6 +63,8 @@ pub(super) struct State {
     pub schedule: SetSchedule,
     pub throttle: Throttle,
     pub rests: Vec<VolumeRest>,
+    /// Extents that an inline fill reads, opens and writes at once, if nobody is known to want them soon.
+    pub inline_run: usize,
     pub weighed: Vec<Vec<(u64, u8)>>,
     pub asked: HashMap<(u16, u64), Asked>,
     demand: HashMap<(u16, u64), Duration>,
@@ -101,6 +104,7 @@ impl State {
             schedule: SetSchedule::new(volumes),
             throttle,
             rests,
+            inline_run: (RUN_BYTES / extent).max(1) as usize,
             weighed,
             asked: HashMap::new(),
             demand: HashMap::new(),

@@ -545,6 +545,15 @@ fn neighbours_are_written_at_once_around_what_must_not_be() {
     assert!(w.set.needs_holder(0, 38) && w.set.needs_holder(0, 34));
 }
 
+/// Volumes of a set may have extents of other sizes; buffers are the set's.
+#[test]
+fn a_buffer_that_is_too_small_is_not_used() {
+    let w = world(Make::default(), FillOptions::default());
+    crate::restore::lock(&w.set.parts.spare).push(rekindle_io::destination::Aligned::new(512));
+    assert_eq!(w.steps(10_000), FillStep::Complete);
+    w.check_contents();
+}
+
 /// A write that fails leaves all of its run absent; it is fetched again.
 #[test]
 fn a_run_that_could_not_be_written_comes_again() {

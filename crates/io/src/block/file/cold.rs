@@ -1,17 +1,27 @@
 //! Writes past the page cache to a file that is otherwise served through it, as long as the medium takes them well.
+//!
+//! **Nothing is read ahead meanwhile.** A folio of the cache may be as large as 2 MiB. One that read-ahead made over a range
+//! that is being written directly and over its neighbour, and that somebody else's buffered write to the neighbour then made
+//! dirty, cannot be dropped when the direct write is done: reads would find what was there before it, until a flush fails
+//! (ext4 since Linux 6.16, XFS since 5.18). Without read-ahead reads bring the pages they ask for, writes make folios of
+//! their own range, and no folio reaches into what nobody but the direct write touches.
 
 use crate::past_cache::PastCache;
+use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Instant;
 
-/// Microseconds for an extent: a disk that seeks needs them, one that does not has them to spare. Scattered writes to a disk
+/// Microseconds for [`PIECE`]: a disk that seeks needs them, one that does not has them to spare. Scattered writes to a disk
 /// that seeks are sorted by the page cache, which is worth more than what it costs.
 const SEEKS_US: u32 = 4000;
+/// Longer writes count as so many times this.
+const PIECE: usize = 64 << 10;
 
 #[derive(Default)]
 pub(super) struct Cold {
+    expected: AtomicBool,
     /// Opened when it is first needed: a disk that is only served needs none.
     past_cache: OnceLock<PastCache>,
     /// What a write took of late, in microseconds.
@@ -22,13 +32,23 @@ impl Cold {
     pub(super) fn past_cache(&self, file: &File) -> &PastCache {
         self.past_cache.get_or_init(|| PastCache::of(file))
     }
+    /// From now on `file` is written so, or no more.
+    pub(super) fn expect(&self, file: &File, expected: bool) {
+        let advice = if expected { Advice::Random } else { Advice::Normal };
+        let advised = fadvise(file, 0, None, advice).is_ok();
+        self.expected.store(expected && advised, Release);
+    }
     /// Writes all of `data` to `file`, which is open for writing and buffered; `None`: it has to go through the cache.
     pub(super) fn write(&self, file: &File, at: u64, data: &[u8]) -> Option<std::io::Result<()>> {
+        if !self.expected.load(Acquire) {
+            return None;
+        }
         let past_cache = self.past_cache(file);
         let begun = Instant::now();
         let done = past_cache.write(at, data)?;
         // Two threads that forget each other's figure do no harm.
-        let mean = follow(self.mean_us.load(Relaxed), begun.elapsed().as_micros());
+        let took = begun.elapsed().as_micros() * PIECE as u128 / data.len().max(PIECE) as u128;
+        let mean = follow(self.mean_us.load(Relaxed), took);
         self.mean_us.store(mean, Relaxed);
         if mean > SEEKS_US {
             past_cache.refuse();

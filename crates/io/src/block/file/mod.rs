@@ -200,6 +200,11 @@ impl Block for FileBlock {
     fn submit(&self, batch: &mut [Request<'_>], answers: &mut Vec<Answer>, sink: &Arc<dyn CompletionSink>) {
         self.core.submit(batch, answers, sink);
     }
+    fn expect_cold(&self, expected: bool) {
+        if !self.core.medium.direct {
+            self.core.cold.expect(&self.core.file, expected);
+        }
+    }
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
         blocking::wait_for(|sink| self.core.write_cold(offset, data, sink)).map(drop)
     }
