@@ -23,6 +23,13 @@ from stage import Stage, need, need_root
 LINKS = {"25m": (25_000_000 // 8, 40), "100m": (12_600_000, 1), "1g": (125_000_000, 20), "10g": (1_250_000_000, 0.5)}
 # How much sooner than QEMU's way, and than linear order, the application should be ready; than QEMU's way, 90 % of warm.
 SOONER = {"25m": (None, None, 2), "100m": (5, 5, None), "1g": (5, 5, 4), "10g": (None, None, 1.5)}
+# MiB of the disk, of them nobody's, seconds of load, rounds; each in full, brief, tiny. On a slow link all takes longer.
+SIZES = {link: dict(mib=mib, cold=cold, load=load, rounds=rounds) for link, mib, cold, load, rounds in [
+    ("25m", (1024, 1024, 256), (512, 128, 32), (120, 60, 5), (1, 1, 1)),
+    ("100m", (2048, 2048, 256), (256, 256, 32), (20, 15, 3), (5, 1, 1)),
+    ("1g", (3072, 2048, 256), (1536, 1024, 32), (20, 15, 3), (5, 1, 1)),
+    ("10g", (3072, 2048, 256), (1536, 1024, 32), (20, 15, 3), (5, 1, 1)),
+]}
 # Judged loads all draw these numbers, so that there can be an oracle; training draws others.
 SEED = 7
 
@@ -240,8 +247,8 @@ CONTESTANTS = {
 
 def targets(found, link, load):
     def ratio(over, under, key):
-        pairs = [(a[key], b[key]) for a, b in zip(found.get(over, []), found.get(under, []))]
-        return [a / b for a, b in pairs if a is not None and b]
+        pairs = zip(found.get(over, []), found.get(under, []))
+        return [a[key] / b[key] for a, b in pairs if a[key] is not None and b[key]]
 
     def sooner(over, under, key):
         """Who never reached it under the load would have needed longer than that lasted: the ratio is at least this."""
@@ -265,12 +272,7 @@ def main():
     parser.add_argument("--link", choices=LINKS, default="1g")
     parser.add_argument("--kind", choices=("gauss", "zipf"), default="gauss", help="working set or heavy tail")
     parser.add_argument("--only", default="", help="contestants whose name contains this")
-    # On the slow link a round takes many times as long.
-    link = parser.parse_known_args()[0].link
-    slow, used_little = link == "25m", link == "100m"
-    args = options(parser, mib=(1024, 1024, 256) if slow else (2048 if used_little else 3072, 2048, 256), scale=(15, 15, 2),
-                   cold=(512, 128, 32) if slow else (256, 256, 32) if used_little else (1536, 1024, 32), train=(60, 20, 3),
-                   load=(120, 60, 5) if slow else (20, 15, 3), rounds=(1 if slow else 5, 1, 1))
+    args = options(parser, scale=(15, 15, 2), train=(60, 20, 3), **SIZES[parser.parse_known_args()[0].link])
     need_root()
     need("nbdfuse", "losetup", "qemu-storage-daemon", "nbdkit", str(Postgres.BIN / "postgres"))
     contestants = [(n, f) for n, f in CONTESTANTS.items() if args.only in n and (args.only or not args.tiny or n in (USE, QEMU))]

@@ -12,6 +12,16 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+/// Most bytes put into the page cache at once: more make huge folios, which cost up to ten times the time, then and at every
+/// later small write to them.
+pub(crate) const CACHED_MAX: usize = 64 << 10;
+
+/// Writes `bytes` through the page cache.
+pub(crate) fn write_cached(file: &File, at: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let mut pieces = bytes.chunks(CACHED_MAX).zip((at..).step_by(CACHED_MAX));
+    pieces.try_for_each(|(piece, at)| file.write_all_at(piece, at))
+}
+
 pub(crate) struct PastCache {
     file: Option<File>,
     /// The file system opens files so, and refuses to use them so.

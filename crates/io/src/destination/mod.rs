@@ -8,7 +8,7 @@ mod tests;
 pub use aligned::{ALIGN, Aligned};
 
 use crate::block::{Block, BlockExt, FileBlock, FileOptions};
-use crate::past_cache::PastCache;
+use crate::past_cache::{CACHED_MAX, PastCache, write_cached};
 use crate::{Error, Kind, Result};
 use rekindle_core::volume::{ByteRange, Geometry};
 use rustix::fs::{self, FallocateFlags, FlockOperation};
@@ -21,10 +21,8 @@ use std::sync::Arc;
 /// Smallest piece written past the page cache. Smaller ones lie scattered: the kernel sorts them, which a disk that seeks
 /// needs.
 const DIRECT_MIN: usize = 128 << 10;
-/// Largest piece written to the page cache at once: larger ones meet huge folios and cost up to ten times the time.
-const WRITE_MAX: usize = 64 << 10;
 /// Bytes of zeros written at once where the file system cannot make them.
-static ZEROS: [u8; WRITE_MAX] = [0; WRITE_MAX];
+static ZEROS: [u8; CACHED_MAX] = [0; CACHED_MAX];
 
 /// A place that takes a volume. Safe from several threads on ranges that do not overlap.
 pub trait Destination: Send + Sync {
@@ -159,11 +157,7 @@ impl Destination for FileDestination {
         {
             return done.map_err(|e| self.error(&e));
         }
-        let pieces = bytes.chunks(WRITE_MAX).zip((at..).step_by(WRITE_MAX));
-        pieces
-            .into_iter()
-            .try_for_each(|(piece, at)| self.file.write_all_at(piece, at))
-            .map_err(|e| self.error(&e))
+        write_cached(&self.file, at, bytes).map_err(|e| self.error(&e))
     }
     fn zero(&self, range: ByteRange) -> Result<()> {
         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -255,7 +249,7 @@ impl Destination for BlockDestination {
 fn write_zeros(range: ByteRange, write: impl Fn(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut at = range.start;
     while at < range.end() {
-        let n = (range.end() - at).min(WRITE_MAX as u64);
+        let n = (range.end() - at).min(CACHED_MAX as u64);
         write(at, &ZEROS[..n as usize])?;
         at += n;
     }

@@ -106,10 +106,12 @@ impl Fill {
         if let Some(wait) = s.blocked(now) {
             return Err(FillStep::Wait(wait));
         }
-        if s.is_inline() && s.guest_waits(now) {
+        let inline = s.is_inline();
+        let yields = inline && s.guest_waits(now);
+        if yields {
             self.inbox.wait(STEP_BACK);
         }
-        let batch = self.choose(s, now)?;
+        let batch = self.choose(s, now, inline, yields)?;
         if !batch.is_empty() {
             return Ok(batch);
         }
@@ -121,17 +123,24 @@ impl Fill {
             other => Err(other),
         }
     }
-    fn choose(&self, s: &mut State, now: Duration) -> std::result::Result<Vec<Ask>, FillStep> {
+    /// `inline`: the holder answers on this thread; `yields`: a guest waits for it meanwhile.
+    fn choose(
+        &self,
+        s: &mut State,
+        now: Duration,
+        inline: bool,
+        yields: bool,
+    ) -> std::result::Result<Vec<Ask>, FillStep> {
         let mut batch: Vec<Ask> = Vec::new();
         let stored = s.throttle.extent_stored().max(1);
         let probe = s.away.is_some();
-        // What is asked for in one call may become one request, and a demand fetch behind it waits for all of it.
-        let together = (s.throttle.chunk() / stored).max(1) as usize;
-        let (most, together) = match s.is_inline() {
-            _ if probe => (1, 1),
-            true if s.guest_waits(now) => (1, 1),
-            true => (s.inline_run, s.inline_run),
-            false => (BATCH_MAX, together),
+        let (most, together) = if probe || yields {
+            (1, 1)
+        } else if inline {
+            (s.inline_run, s.inline_run)
+        } else {
+            // What is asked for in one call may become one request, and a demand fetch behind it waits for all of it.
+            (BATCH_MAX, (s.throttle.chunk() / stored).max(1) as usize)
         };
         let mut left = s.throttle.allowance(now);
         for _ in 0..most {
@@ -163,14 +172,13 @@ impl Fill {
                 Some(ask) if ask.has_room_for(volume, heat, together) => ask.extents.push(next.extent),
                 _ => batch.push(Ask { volume, heat, extents: vec![next.extent] }),
             }
-            if s.is_inline() && heat == Heat::Hot {
+            if inline && heat == Heat::Hot {
                 break;
             }
         }
         if !batch.is_empty() {
             s.swept_something();
         }
-        batch.sort_by_key(|ask| ask.heat == Heat::Cold);
         Ok(batch)
     }
     /// Nothing to fetch now: zeros that still have to be written, or wait.

@@ -3,13 +3,11 @@
 use super::run::Core;
 use super::{Discard, sys};
 use crate::destination::Aligned;
+use crate::past_cache::{CACHED_MAX, write_cached};
 use crate::{Error, Kind, Result};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use std::os::unix::fs::FileExt;
-
-/// Most bytes put into the page cache at once: more make huge folios, and every later small write to them pays.
-const PIECE: usize = 64 << 10;
 
 /// A change of bytes; a queued one owns its data.
 pub(super) enum Change<D> {
@@ -74,13 +72,16 @@ impl Core {
         }
         self.write_zeros(offset, len)
     }
-    /// Writes long `data` to a file that is buffered.
-    pub(super) fn write_in_pieces(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let mut pieces = data.chunks(PIECE).zip((offset..).step_by(PIECE));
-        pieces.try_for_each(|(piece, at)| self.write(at, piece))
+    /// As `write`, where nobody is expected to read `data` soon.
+    pub(super) fn write_past_cache(&self, offset: u64, data: &[u8]) -> Result<()> {
+        if self.medium.direct {
+            return self.write(offset, data);
+        }
+        let cold = self.cold.write(&self.file, offset, data);
+        cold.unwrap_or_else(|| write_cached(&self.file, offset, data)).map_err(|e| self.os(&e))
     }
     fn write_zeros(&self, offset: u64, len: u64) -> Result<()> {
-        let zeros = Aligned::new(len.min(PIECE as u64) as usize);
+        let zeros = Aligned::new(len.min(CACHED_MAX as u64) as usize);
         let mut at = offset;
         while at < offset + len {
             let n = (offset + len - at).min(zeros.len() as u64);

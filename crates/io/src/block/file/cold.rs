@@ -6,21 +6,21 @@
 //! (ext4 since Linux 6.16, XFS since 5.18). Without read-ahead reads bring the pages they ask for, writes make folios of
 //! their own range, and no folio reaches into what nobody but the direct write touches.
 
-use crate::past_cache::PastCache;
+use crate::past_cache::{CACHED_MAX, PastCache};
 use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::time::Instant;
 
-/// Microseconds for [`PIECE`]: a disk that seeks needs them, one that does not has them to spare. Scattered writes to a disk
-/// that seeks are sorted by the page cache, which is worth more than what it costs.
+/// Microseconds for [`CACHED_MAX`] (a longer write counts as so many of them): a disk that seeks needs them, one that does not
+/// has them to spare. Scattered writes to a disk that seeks are sorted by the page cache, which is worth more than what it
+/// costs.
 const SEEKS_US: u32 = 4000;
-/// Longer writes count as so many times this.
-const PIECE: usize = 64 << 10;
 
 #[derive(Default)]
 pub(super) struct Cold {
+    /// Cold writes come, and nothing is read ahead.
     expected: AtomicBool,
     /// Opened when it is first needed: a disk that is only served needs none.
     past_cache: OnceLock<PastCache>,
@@ -47,7 +47,7 @@ impl Cold {
         let begun = Instant::now();
         let done = past_cache.write(at, data)?;
         // Two threads that forget each other's figure do no harm.
-        let took = begun.elapsed().as_micros() * PIECE as u128 / data.len().max(PIECE) as u128;
+        let took = begun.elapsed().as_micros() * CACHED_MAX as u128 / data.len().max(CACHED_MAX) as u128;
         let mean = follow(self.mean_us.load(Relaxed), took);
         self.mean_us.store(mean, Relaxed);
         if mean > SEEKS_US {

@@ -248,10 +248,7 @@ impl Core {
             return Some(Err(e));
         }
         let len = change.len();
-        let park = || {
-            self.late.fetch_add(1, Relaxed);
-            Late { token, offset, change: change.to_owned(), fua, sink: sink.clone() }
-        };
+        let park = || self.park(token, offset, &change, fua, sink);
         let ticket = self.order.enter(ByteRange::new(offset, len), park)?;
         let large = len > RANGE_INLINE_MAX && !matches!(change, Change::Write(_));
         if (self.medium.direct && !alone) || large || self.is_slow() {
@@ -269,6 +266,18 @@ impl Core {
             r => Some(r),
         }
     }
+    /// A change that waits: its answer is owed through `sink`.
+    fn park(
+        &self,
+        token: u64,
+        offset: u64,
+        change: &Change<&[u8]>,
+        fua: bool,
+        sink: &Arc<dyn CompletionSink>,
+    ) -> Late {
+        self.late.fetch_add(1, Relaxed);
+        Late { token, offset, change: change.to_owned(), fua, sink: sink.clone() }
+    }
     /// Writes `data` past the cache, on this thread, now. What overlaps it goes first: then it waits its turn, and goes
     /// through the cache.
     pub(super) fn write_cold(
@@ -281,18 +290,9 @@ impl Core {
         if let Err(e) = check(&self.info, &request).and_then(|()| self.latch.check(&self.place)) {
             return Some(Err(e));
         }
-        let park = || {
-            self.late.fetch_add(1, Relaxed);
-            Late { token: 0, offset, change: Change::Write(data.to_vec()), fua: false, sink: sink.clone() }
-        };
-        let ticket = self.order.enter(ByteRange::new(offset, data.len() as u64), park)?;
-        let done = match self.medium.direct {
-            true => self.write(offset, data),
-            false => match self.cold.write(&self.file, offset, data) {
-                Some(done) => done.map_err(|e| self.os(&e)),
-                None => self.write_in_pieces(offset, data),
-            },
-        };
+        let park = || self.park(0, offset, &Change::Write(data), false, sink);
+        let ticket = self.order.enter(request.range(), park)?;
+        let done = self.write_past_cache(offset, data);
         self.holes.changed();
         self.leave(ticket);
         Some(done)
