@@ -229,6 +229,30 @@ fn a_restore_that_could_not_be_served_is_known() {
     assert!(!s.path("new.raw").exists());
 }
 
+/// What took the place of a destination is somebody's: then nothing is thrown away, and the guest goes on with its disk.
+#[test]
+fn a_discard_that_is_refused_changes_nothing() {
+    let s = Sandbox::new();
+    let mut bytes = lost(&s);
+    let mut r = restore(&s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    let mut c = client(&s, "db");
+    std::fs::rename(s.path("new.raw"), s.path("away.raw")).unwrap();
+    let other = s.file("new.raw", data(SIZE, 3));
+    assert!(s.fails(14, &["discard", "db", "--yes", "db"]).contains("another file has that name now"));
+    put(&mut c, &mut bytes, 4096, "the connection goes on");
+    assert!(whole(&mut client(&s, "db")) == bytes, "and others are let in");
+    let backup = s.messages(&["backup", "db"]).1.pop().unwrap();
+    assert_eq!(backup["backup"]["read_bytes"], 65536, "{backup}");
+    assert!(s.json(&["status", "db"])[0]["volumes"][0]["uri"].is_string());
+    assert!(read(&other) == data(SIZE, 3));
+    std::fs::rename(s.path("away.raw"), &other).unwrap();
+    c.close().unwrap();
+    s.ok(&["discard", "db", "--yes", "db"]);
+    assert!(!s.path("new.raw").exists());
+    r.end();
+}
+
 /// A name that is used for another disk hides neither the restore nor how to be rid of it; nor does a process that died
 /// before the disks were remembered.
 #[test]

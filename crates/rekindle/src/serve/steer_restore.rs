@@ -154,6 +154,8 @@ impl Steering {
         // A cutover that runs ends first: what it made live is the guest's, and is not thrown away.
         let _one = self.set.settling();
         let r = self.restoring()?;
+        // Refused as long as it goes on: whose disk stays is neither cut off nor left without backups.
+        r.discardable()?;
         self.set.backups.cancel();
         self.shared.exports.hide(&self.set);
         let mut text = vec![format!("discarded {}", r.name)];

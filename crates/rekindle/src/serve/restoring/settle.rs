@@ -48,12 +48,15 @@ impl Restoring {
         };
         Ok((live, summary))
     }
+    /// The files that go when it is thrown away; refused if one of them is another by now.
+    pub fn discardable(&self) -> Outcome<Vec<PathBuf>> {
+        removable(&*self.dir, &self.app, &self.set.plan(), |i| Ok(self.volumes[i].block.clone()))
+    }
     /// Throws it away: nothing is served any more. Files it made are removed; a device keeps a label that says what it was.
     /// What its guest's start demanded is kept with the volume. Gives what there is to say, a line each.
     pub fn discard(&self) -> Outcome<Vec<String>> {
-        let plan = self.set.plan();
-        // Refused while it still goes on.
-        let files = removable(&*self.dir, &self.app, &plan, |i| Ok(self.volumes[i].block.clone()))?;
+        // Once more: its clients had time to leave, and somebody to put another file there.
+        let files = self.discardable()?;
         self.end_threads();
         self.set.stop().map_err(|e| self.cannot("stop", &e))?;
         let sources = self.volumes.iter().zip(&self.app.source_volumes);
