@@ -10,7 +10,7 @@ use rekindle_engine::restore::{
     VolumeParts,
 };
 use rekindle_io::Result;
-use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, Late, MemBlock};
+use rekindle_io::block::{Block, BlockExt, FileBlock, FileOptions, Late, MemBlock, Op};
 use rekindle_io::clock::SystemClock;
 use rekindle_io::holder::{MemHolder, Presence};
 use rekindle_io::logfile::{LogDir, MemDir, RealDir};
@@ -153,6 +153,75 @@ fn guests_fill_mover_and_hand_over_at_once() {
     disk.read_at(0, &mut direct).unwrap();
     device.read_at(0, &mut through).unwrap();
     assert!(direct == through, "after the hand-over the destination alone is the volume");
+}
+
+/// A holder that answers on the asking thread may hang there. Then reads wait for it; the guest's other requests, the mover
+/// and the log do not, whatever they want of it.
+#[test]
+fn a_holder_that_may_hang_is_asked_by_the_workers_alone() {
+    let size = 5 << 20;
+    let g = Geometry::new(size, ExtentBytes::new(16 << 10).unwrap(), 512, 4096).unwrap();
+    let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: g.extents() }], 3);
+    let log = LogLimits { segment_bytes: 256 << 10, bytes_max: 2 << 20, pieces_max: 100, block_bytes: 4096 };
+    let set = open(MemDir::new(), volume(&holder, MemBlock::new(size)), log);
+    set.start(2).unwrap();
+    let device = set.volumes()[0].clone();
+    let asked_by = || {
+        let (tell, heard) = std::sync::mpsc::channel();
+        holder.at_next_fetch(move || {
+            tell.send(std::thread::current().name().unwrap_or_default().to_string()).unwrap();
+        });
+        move || {
+            let who = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert!(who.starts_with("rk-fetch"), "asked by {who}");
+        }
+    };
+    let by_a_worker = asked_by();
+    device.run(100 << 14, Op::Cache { len: 4 << 14 }).unwrap();
+    by_a_worker();
+    // Asked for again because somebody waits.
+    holder.set_available(false);
+    std::thread::scope(|s| {
+        let waits = s.spawn(|| {
+            let mut got = vec![0; 512];
+            device.read_at(200 << 14, &mut got).map(|()| got)
+        });
+        let began = Instant::now();
+        while set.status().away.is_none() {
+            assert!(began.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+        let by_a_worker = asked_by();
+        holder.set_available(true);
+        by_a_worker();
+        let mut want = vec![0; 1 << 14];
+        holder.truth(200, &mut want);
+        assert_eq!(waits.join().unwrap().unwrap(), want[..512]);
+    });
+    // Asked for because it holds the log.
+    let by_a_worker = asked_by();
+    (0..60).for_each(|e| device.write_at(e << 14, &[7; 512]).unwrap());
+    by_a_worker();
+    set.stop().unwrap();
+}
+
+/// A guest may hint at all of a disk, as fast as it likes.
+#[test]
+fn hints_are_declined_while_much_is_on_its_way() {
+    let size = 128 << 20;
+    let g = Geometry::new(size, ExtentBytes::DEFAULT, 512, 4096).unwrap();
+    let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: g.extents() }], 3);
+    holder.hold();
+    let set = open(MemDir::new(), volume(&holder, MemBlock::new(size)), LogLimits::default());
+    let hint = || {
+        let device = set.volumes()[0].clone();
+        (0..size).step_by(1 << 20).for_each(|at| drop(device.run(at, Op::Cache { len: 1 << 20 }).unwrap()));
+    };
+    hint();
+    assert_eq!(holder.held() << 16, 16 << 20);
+    holder.release(256);
+    hint();
+    assert_eq!((holder.held() << 16, holder.fetches().0), (16 << 20, 512));
 }
 
 /// What this thread has computed: unlike the clock on the wall it does not run while others have the machine.

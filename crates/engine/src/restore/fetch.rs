@@ -21,6 +21,9 @@ use std::sync::atomic::Ordering::*;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+/// Bytes on their way with which a hint is declined: a guest may give as many as it likes.
+const HINTED_MAX: u64 = 16 << 20;
+
 /// Hears how fetches go: the fill steers by it.
 pub trait FetchObserver: Send + Sync {
     /// The guest asked for an extent that was not here: its neighbours are likely to be next.
@@ -61,12 +64,24 @@ impl Flight {
 #[derive(Default)]
 pub(super) struct Work {
     demand: VecDeque<(u16, Vec<u64>)>,
+    /// To be asked for when nobody waits.
+    background: VecDeque<(u16, Vec<u64>)>,
     /// Answers that a guest waits for: before all others, which may be a window of them.
     awaited: VecDeque<Arrival>,
     arrivals: VecDeque<Arrival>,
 }
 
 impl Work {
+    /// What to ask the holder for next.
+    fn asked(&mut self) -> Option<(u16, Vec<u64>, Urgency)> {
+        let of = |urgency| move |(volume, extents)| (volume, extents, urgency);
+        let demand = self.demand.pop_front().map(of(Urgency::Demand));
+        demand.or_else(|| self.background.pop_front().map(of(Urgency::Background)))
+    }
+    fn is_empty(&self) -> bool {
+        let asked = [&self.demand, &self.background];
+        asked.iter().all(|q| q.is_empty()) && self.awaited.is_empty() && self.arrivals.is_empty()
+    }
     /// What to work off next: one answer that somebody waits for, or some of one volume that nobody does, `most` at most.
     fn run(&mut self, most: impl Fn(&Arrival) -> usize) -> Vec<Arrival> {
         if let Some(one) = self.awaited.pop_front() {
@@ -142,22 +157,22 @@ impl Parts {
         if let Some(o) = self.observer.get() {
             extents.iter().for_each(|e| o.missed(volume.at, *e));
         }
-        if self.threaded.load(Acquire) && volume.holder.answers_inline() {
-            lock(&self.work).demand.push_back((volume.at, extents));
-            self.work_came.notify_one();
-        } else {
-            self.ask(volume, &extents, Urgency::Demand);
-        }
+        self.ask_aside(volume, extents, Urgency::Demand);
     }
     /// Starts background fetches, damaged or not, of those of `extents` that are absent, not under way, and not covered whole by the log.
-    /// Returns how many were started.
-    pub fn fetch_background(
-        self: &Arc<Self>,
-        volume: &Volume,
-        extents: &[u64],
-        urgency: Urgency,
-        heat: Heat,
-    ) -> usize {
+    /// Returns how many were started. Waits for a holder that answers inline.
+    pub fn fetch_background(self: &Arc<Self>, volume: &Volume, extents: &[u64], heat: Heat) -> usize {
+        let start = self.mark(volume, extents, Urgency::Background, heat);
+        self.ask(volume, &start, Urgency::Background);
+        start.len()
+    }
+    /// The same for whoever must not wait for the holder.
+    pub fn fetch_aside(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) {
+        let start = self.mark(volume, extents, urgency, Heat::Hot);
+        self.ask_aside(volume, start, urgency);
+    }
+    /// Marks those of `extents` that are to be fetched.
+    fn mark(&self, volume: &Volume, extents: &[u64], urgency: Urgency, heat: Heat) -> Vec<u64> {
         let mut start = Vec::with_capacity(extents.len());
         for &extent in extents {
             let range = volume.geometry.extent_bytes(extent);
@@ -170,8 +185,22 @@ impl Parts {
                 start.push(extent);
             }
         }
-        self.ask(volume, &start, urgency);
-        start.len()
+        start
+    }
+    /// Asks the holder. One that answers on the asking thread may be slow there, or hang: it is asked by the workers, and
+    /// guest, mover and log go on.
+    fn ask_aside(self: &Arc<Self>, volume: &Volume, extents: Vec<u64>, urgency: Urgency) {
+        if !self.threaded.load(Acquire) || !volume.holder.answers_inline() {
+            return self.ask(volume, &extents, urgency);
+        }
+        if extents.is_empty() {
+            return;
+        }
+        let mut work = lock(&self.work);
+        let queue = if urgency == Urgency::Demand { &mut work.demand } else { &mut work.background };
+        queue.push_back((volume.at, extents));
+        drop(work);
+        self.work_came.notify_one();
     }
     fn ask(self: &Arc<Self>, volume: &Volume, extents: &[u64], urgency: Urgency) {
         if extents.is_empty() {
@@ -193,9 +222,9 @@ impl Parts {
     /// One piece of work for a worker thread; false if there was none.
     pub fn work_step(self: &Arc<Self>) -> bool {
         let mut work = lock(&self.work);
-        if let Some((volume, extents)) = work.demand.pop_front() {
+        if let Some((volume, extents, urgency)) = work.asked() {
             drop(work);
-            self.ask(&self.volumes[volume as usize], &extents, Urgency::Demand);
+            self.ask(&self.volumes[volume as usize], &extents, urgency);
             return true;
         }
         let run =
@@ -238,8 +267,12 @@ impl Parts {
             let gone =
                 Error::new(Kind::Unavailable, format!("{}: the backup did not answer in time", volume.name));
             ended.iter().for_each(|(_, m)| m.fail(&gone));
-            self.ask(volume, &again, Urgency::Demand);
+            self.ask_aside(volume, again, Urgency::Demand);
         }
+    }
+    /// So much is on its way that what nobody waits for can wait.
+    pub fn is_busy(&self, volume: &Volume) -> bool {
+        (lock(&volume.flights).len() as u64) << volume.geometry.extent.shift() >= HINTED_MAX
     }
     /// Reads waiting for the holder, all volumes.
     pub fn reads_waiting(&self) -> usize {
@@ -248,7 +281,7 @@ impl Parts {
     /// Waits until there may be work for a worker.
     pub fn wait_for_work(&self, at_most: Duration) {
         let work = lock(&self.work);
-        if work.demand.is_empty() && work.awaited.is_empty() && work.arrivals.is_empty() {
+        if work.is_empty() {
             let _ = self.work_came.wait_timeout(work, at_most);
         }
     }

@@ -262,12 +262,12 @@ impl Mover {
     }
     fn ask(&mut self, p: &Arc<Parts>) {
         let urgency = if p.waiting.is_empty() { Urgency::Background } else { Urgency::Demand };
-        for (volume, extent) in std::mem::take(&mut self.asked) {
-            // Asked for at every pass it would be a loop; the fill asks slowly.
-            if p.is_damaged(volume, extent) {
-                continue;
-            }
-            p.fetch_background(&p.volumes[volume as usize], &[extent], urgency, Heat::Hot);
+        let mut asked = std::mem::take(&mut self.asked);
+        // Asked for at every pass it would be a loop; the fill asks slowly.
+        asked.retain(|(volume, extent)| !p.is_damaged(*volume, *extent));
+        for of_one in asked.chunk_by(|a, b| a.0 == b.0) {
+            let extents: Vec<u64> = of_one.iter().map(|(_, extent)| *extent).collect();
+            p.fetch_aside(&p.volumes[of_one[0].0 as usize], &extents, urgency);
         }
     }
 

@@ -20,7 +20,7 @@ use super::write_log::{LogLimits, LogReport, WriteLog};
 use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
-use rekindle_io::holder::{Holder, Urgency};
+use rekindle_io::holder::Holder;
 use rekindle_io::logfile::{LogDir, LogFile};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
@@ -285,7 +285,7 @@ impl RestoreSet {
     /// Starts fetches of those of `extents` that are absent, not under way and not covered whole by the log; how many.
     pub fn fetch(&self, volume: u16, extents: &[u64], heat: Heat) -> usize {
         let p = &self.parts;
-        p.fetch_background(&p.volumes[volume as usize], extents, Urgency::Background, heat)
+        p.fetch_background(&p.volumes[volume as usize], extents, heat)
     }
     /// Nothing is absent any more: the destinations read ahead again, and what was lost and may still come goes through the cache.
     pub fn filled(&self) {

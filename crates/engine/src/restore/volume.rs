@@ -12,7 +12,6 @@
 
 use super::parts::{Parts, Volume};
 use super::pending::{Missing, PendingRead};
-use super::target::Heat;
 use super::waiting::{Waiting, push_items};
 use super::write_log::{Held, Item};
 use super::{lock, parts};
@@ -220,11 +219,11 @@ impl RestoreVolume {
     }
     fn cache(&self, range: ByteRange) -> Answer {
         let volume = self.volume();
-        if volume.geometry.contains(range) && range.len > 0 {
+        if volume.geometry.contains(range) && range.len > 0 && !self.parts.is_busy(volume) {
             // A hint is bounded: the rest comes in its own order.
             let touched = volume.geometry.touched(range);
             let extents: Vec<u64> = touched.iter().take(64).collect();
-            self.parts.fetch_background(volume, &extents, Urgency::Background, Heat::Hot);
+            self.parts.fetch_aside(volume, &extents, Urgency::Background);
         }
         Answer::Done(Ok(()))
     }
