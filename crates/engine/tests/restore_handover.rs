@@ -7,7 +7,7 @@ mod kit;
 
 use kit::*;
 use rekindle_engine::backup::SetInstant;
-use rekindle_engine::restore::{Phase, RestoreSet, RestoreState, Settling, VolumeParts, clear, peek};
+use rekindle_engine::restore::{Heat, Phase, RestoreSet, RestoreState, Settling, VolumeParts, clear, peek};
 use rekindle_io::Kind;
 use rekindle_io::block::BlockExt;
 use rekindle_io::fault::{Crash, FaultOp};
@@ -51,6 +51,32 @@ fn both_copies_of_the_record_say_live() {
         damage_record(&*after, copy);
         assert_eq!(peek(&*after).unwrap().unwrap().phase, Phase::Live, "copy {copy}");
     }
+}
+
+/// The guest waits for what the holder, which is away, has; then it overwrites that, and nothing is missing. Nobody asks the
+/// holder once the set is live, nor looks how long somebody waits.
+#[test]
+fn a_read_that_waits_for_the_holder_is_answered_at_the_hand_over() {
+    let m = Machine::new();
+    let set = m.create();
+    set.fetch(0, &(0..EXTENTS).filter(|e| *e != MID).collect::<Vec<_>>(), Heat::Cold);
+    m.holder.set_available(false);
+    assert!(m.read(&set, 3, MID * EXTENT - 512, 1024).is_none());
+    assert!(m.read(&set, 4, MID * EXTENT + 512, 512).is_none());
+    set.volumes()[0].write_at(MID * EXTENT, &vec![7; EXTENT as usize]).unwrap();
+    settle(&set);
+    assert!(set.is_complete() && m.came().is_empty());
+    // Given up or not: they have their answer.
+    set.hand_over(&full(), true).unwrap_err();
+    let mut came = m.came();
+    came.sort_by_key(|c| c.token);
+    let [one, other] = &came[..] else { panic!("{came:?}") };
+    assert_eq!((one.token, other.token, other.result.as_deref().unwrap()), (3, 4, &[7; 512][..]));
+    let before = m.truth(MID - 1)[EXTENT as usize - 512..].to_vec();
+    assert_eq!(*one.result.as_ref().unwrap(), [before, vec![7; 512]].concat());
+    set.timer_step();
+    set.hand_over(&as_is(), true).unwrap();
+    assert!(m.came().is_empty());
 }
 
 /// A backup that begins while the hand-over moves the last of the log reads its instant; the hand-over comes again.

@@ -13,7 +13,6 @@ use super::lock;
 use super::parts::{Parts, Volume};
 use super::pending::Missing;
 use super::target::Heat;
-use rekindle_core::hydrate::Place;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::collections::VecDeque;
@@ -140,17 +139,20 @@ impl Parts {
             return true;
         }
         drop(flights);
-        // It came between the look and now: take it from where it is.
-        let start = volume.geometry.extent_bytes(extent).start + missing.within.start;
-        let local = volume.claims.state(extent).place() == Place::Local;
-        missing.fill(|out| {
-            if local {
-                return volume.target.read(start, out);
-            }
-            out.fill(0);
-            Ok(())
-        });
+        // It came between the look and now.
+        missing.take_here(volume, extent);
         false
+    }
+    /// With nothing absent any more: what reads still wait for, because the holder is away, the guest has overwritten since.
+    /// They take it from where it is; nobody asks the holder again, nor ends their wait.
+    pub fn end_flights(&self) {
+        for volume in &self.volumes {
+            let flights = std::mem::take(&mut *lock(&volume.flights));
+            let waiting = |(extent, f): (&u64, &Flight)| {
+                f.waiting.iter().for_each(|(_, m)| m.take_here(volume, *extent))
+            };
+            flights.iter().for_each(waiting);
+        }
     }
     /// Starts the fetches a read asked for.
     pub fn demand(self: &Arc<Self>, volume: &Volume, extents: Vec<u64>) {

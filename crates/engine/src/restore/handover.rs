@@ -134,6 +134,7 @@ impl RestoreSet {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        parts.end_flights();
         let live = self.settle(adopt).inspect_err(|_| self.label_again())?;
         self.switch(live)?;
         drop(mover);

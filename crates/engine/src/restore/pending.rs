@@ -1,6 +1,8 @@
 //! Reads that wait for the holder: what is known of them, and who hears their end.
 
 use super::lock;
+use super::parts::Volume;
+use rekindle_core::hydrate::Place;
 use rekindle_core::volume::ByteRange;
 use rekindle_io::block::{Completion, CompletionSink};
 use rekindle_io::{Error, Result};
@@ -73,6 +75,18 @@ impl Missing {
     pub fn serve(&self, extent: &[u8]) {
         self.fill(|out| {
             out.copy_from_slice(&extent[self.within.start as usize..self.within.end() as usize]);
+            Ok(())
+        });
+    }
+    /// Takes it from where it is: the target has `extent`, or it is zero.
+    pub fn take_here(&self, volume: &Volume, extent: u64) {
+        let start = volume.geometry.extent_bytes(extent).start + self.within.start;
+        let local = volume.claims.state(extent).place() == Place::Local;
+        self.fill(|out| {
+            if local {
+                return volume.target.read(start, out);
+            }
+            out.fill(0);
             Ok(())
         });
     }
