@@ -1,18 +1,20 @@
 //! How fast to copy in the background: use the whole link while nobody waits, and add little to the wait of those who do.
 //!
-//! Window = bytes asked for and not yet answered. Its bound is 2 x bandwidth x latency, at least two chunks (with one
+//! Window = bytes asked for and not yet here. Its bound is 2 x bandwidth x latency, at least two chunks (with one
 //! bandwidth x latency a link with a little jitter is a third idle). At the beginning it doubles with each round trip
 //! until a queue stands. Then it follows delay below its bound, as LEDBAT does: it grows while requests take hardly longer
 //! than they would without us, and shrinks when the queue this makes delays them, for the same queue delays demand reads.
 //! The queue aimed at adds a quarter, or as much as latency varies anyway.
 //!
-//! How long requests take without us is measured with the window at its least (`round`), and is a mean: answers are late
-//! without any queue of ours where a store has a tail, where others use the link, and where a busy machine reads them late.
-//! Taken for a queue, that would hold the window at its least for ever; but there it is found out, and the window opens
-//! again. Never steered by a single late answer, nor by p99: a tail would do the same.
+//! How long requests take without us is measured with the window at its least (`round`): every [`PROBE`] it falls to that for
+//! one round and the queue drains, which costs less than a hundredth of the time; what is only ever measured with our own
+//! queue standing creeps upwards. Answers are late without any queue of ours too: where a store has a tail, where others use
+//! the link, and where a busy machine reads them late. That delays some, a queue all: so the lower quartile says whether a
+//! queue stands, how far answers vary is no delay to be avoided, and the mean says how much must be on the way. Taken for a
+//! queue, such delay would hold the window at its least for ever; but there it is found out, and the window opens again.
+//! Never steered by a single late answer, nor by p99: a tail would do the same.
 //!
-//! What is only ever measured with our own queue standing creeps upwards, so every [`PROBE`] the window falls to its least
-//! for one round and the queue drains: costs less than a hundredth of the time.
+//! What has come and is being opened and written is not on the link any more, and comes on top ([`Landing`]).
 //!
 //! The guaranteed floor: two chunks are always allowed, whatever delay says, and a twentieth of the bandwidth beyond that
 //! (as long as answers come at all), so that completion stays bounded under a guest that saturates the link. A limit of
@@ -25,8 +27,8 @@ use super::round::{Round, Took, latency};
 use std::ops::Range;
 use std::time::Duration;
 
-/// How often the latency without us is measured afresh, with a drained queue.
-pub const PROBE: Duration = Duration::from_secs(20);
+/// How often the latency without us is measured afresh, with a drained queue; on long links less often.
+pub const PROBE: Duration = Duration::from_secs(1);
 /// The window's bound whatever the link: what is on the way is memory.
 pub const WINDOW_MAX: u64 = 24 << 20;
 /// Queueing delay aimed at, as a share of the latency without us.
@@ -38,6 +40,10 @@ const TARGET_MIN: Duration = Duration::from_micros(100);
 const GRAIN: f64 = 32.0 * 1024.0;
 /// With no delay the window grows by such a share in a round, at least by a chunk.
 const GROWTH: f64 = 0.125;
+/// Most bytes that may lie between the answer and the destination beside the window: two runs of a megabyte.
+const LANDING_MAX: f64 = (2 << 20) as f64;
+/// How long these are averaged.
+const LANDING: Duration = Duration::from_millis(50);
 /// Share of the bandwidth that fill gets whatever delay says.
 const FLOOR: f64 = 0.05;
 
@@ -52,6 +58,29 @@ enum Phase {
     Follow,
 }
 
+/// What came and has not been heard of: it is being opened and written, or its thread waits for a processor. Counted as on
+/// the way, it would keep the link idle.
+#[derive(Clone, Copy, Default, Debug)]
+struct Landing {
+    /// On average of late.
+    bytes: f64,
+    /// Byte seconds since then.
+    sum: f64,
+    since: Duration,
+}
+
+impl Landing {
+    fn landed(&mut self, now: Duration, bytes: u64, came: Duration) {
+        self.sum += bytes as f64 * now.saturating_sub(came).as_secs_f64();
+        let passed = now.saturating_sub(self.since);
+        if passed >= LANDING {
+            let lately = (self.sum / passed.as_secs_f64()).min(LANDING_MAX);
+            self.bytes += (lately - self.bytes) / 2.0;
+            (self.sum, self.since) = (0.0, now);
+        }
+    }
+}
+
 /// Paces the background copies of one set from one link.
 #[derive(Clone, Debug)]
 pub struct Throttle {
@@ -60,6 +89,7 @@ pub struct Throttle {
     came: u32,
     window: f64,
     in_flight: u64,
+    landing: Landing,
     /// The window, and nothing else, kept us from asking for more when we last could.
     full: bool,
     link: Meter,
@@ -90,6 +120,7 @@ impl Throttle {
             came: 0,
             window: 2.0 * extent.max(GRAIN),
             in_flight: 0,
+            landing: Landing::default(),
             full: false,
             link: Meter::new(now),
             phase: Phase::Start,
@@ -141,7 +172,7 @@ impl Throttle {
             return 0;
         }
         self.refill(now);
-        let window = self.open(now);
+        let window = self.open(now) + self.landing.bytes;
         let mut free = (window - self.in_flight as f64).max(0.0);
         self.full = free < self.extent;
         if self.phase != Phase::Probe
@@ -165,7 +196,7 @@ impl Throttle {
     /// A background fetch of about `bytes` was started.
     pub fn started(&mut self, bytes: u64) {
         self.in_flight += bytes;
-        self.full = self.in_flight as f64 > self.window - self.extent;
+        self.full = self.in_flight as f64 > self.window + self.landing.bytes - self.extent;
         self.floor -= bytes as f64;
         if self.limit.is_some() {
             self.tokens -= bytes as f64;
@@ -179,6 +210,7 @@ impl Throttle {
     /// asked for until the answer was there.
     pub fn came(&mut self, now: Duration, asked: u64, bytes: u64, took: Range<Duration>) {
         self.ended(asked);
+        self.landing.landed(now, asked, took.end);
         if self.limit.is_some() {
             self.tokens -= bytes as f64 - asked as f64; // What was asked is an estimate; the limit is of what moved.
         }
@@ -234,11 +266,14 @@ impl Throttle {
             self.tokens = (self.tokens + limit as f64 * passed).min(most);
         }
     }
+    fn without_us(&self) -> Took {
+        let least = self.link.latency_min().unwrap_or(0.0);
+        self.base.unwrap_or(Took { mean: least, low: least, noise: 0.0 })
+    }
     /// Latency without us and the delay aimed at beyond it, seconds: a queue within the noise is hardly felt.
     fn aim(&self) -> (f64, f64) {
-        let Took { mean, noise } =
-            self.base.unwrap_or(Took { mean: self.link.latency_min().unwrap_or(0.0), noise: 0.0 });
-        (mean, (mean * TARGET).max(noise).max(TARGET_MIN.as_secs_f64()))
+        let Took { low, noise, .. } = self.without_us();
+        (low, (low * TARGET).max(noise).max(TARGET_MIN.as_secs_f64()))
     }
     fn steer(&mut self, now: Duration, bytes: f64, took: &Range<Duration>) {
         self.round.came(took);
@@ -251,7 +286,7 @@ impl Throttle {
         let round = if at_least { self.round.agreed() } else { self.round.over() };
         if let Some(took) = round {
             match self.phase {
-                Phase::Start => self.started_enough(now, took.mean),
+                Phase::Start => self.started_enough(now, took),
                 _ if at_least => self.measured(now, took),
                 _ => self.follow(now, took),
             }
@@ -263,11 +298,11 @@ impl Throttle {
         self.window = self.window.clamp(least, most.max(least));
     }
     /// Ends the beginning when a round was late: a queue stands.
-    fn started_enough(&mut self, now: Duration, mean: f64) {
+    fn started_enough(&mut self, now: Duration, took: Took) {
         let (base, target) = self.aim();
-        if mean > base + target {
+        if took.low > base + target {
             // What the link takes with the queue that is aimed at (Little's law).
-            self.window *= (base + target) / mean;
+            self.window *= (base + target) / took.mean;
             self.start_ended = now;
             // The least latency so far may be that of what waited for metadata, and behind what it asked for itself.
             self.phase = if self.base.is_none() { Phase::Probe } else { Phase::Follow };
@@ -276,26 +311,35 @@ impl Throttle {
     /// So long requests take without us.
     fn measured(&mut self, now: Duration, took: Took) {
         self.probed = now;
-        self.probe_next = now + PROBE.max(Duration::from_secs_f64(200.0 * took.mean));
+        // Drained and opened again in a few round trips: a hundredth of the time.
+        self.probe_next = now + PROBE.max(Duration::from_secs_f64(400.0 * took.low));
         // What was taken for a queue may be none, and what was one is gone: as at the beginning.
         let again = self.base.is_none() || self.window <= self.least();
         self.phase = if again { Phase::Start } else { Phase::Follow };
-        self.base = Some(took);
+        match &mut self.base {
+            Some(base) => base.approach(took),
+            None => self.base = Some(took),
+        }
     }
     /// They took so long in this window.
     fn follow(&mut self, now: Duration, took: Took) {
-        if let Some(base) = self.base.as_mut().filter(|base| took.mean < base.mean) {
+        // Behind our own queue, and yet sooner than without it.
+        if let Some(base) = self.base.as_mut().filter(|base| took.low < base.low - base.noise) {
             base.approach(took);
         }
-        self.follow_delay(took.mean);
+        let (base, target) = self.aim();
+        // How far the delay is from its target: 1 (none) to minus infinity.
+        let off = (target - (took.low - base)) / target;
+        if let Some(base) = &mut self.base {
+            // Some are late and others not: that is no queue, and so much more is on the way.
+            base.mean += (base.low + took.mean - took.low - base.mean) / 8.0;
+        }
+        self.follow_delay(off);
         if now >= self.probe_next {
             self.phase = Phase::Probe;
         }
     }
-    fn follow_delay(&mut self, mean: f64) {
-        let (base, target) = self.aim();
-        // How far the delay is from its target: 1 (none) to minus infinity.
-        let off = (target - (mean - base)) / target;
+    fn follow_delay(&mut self, off: f64) {
         let grain = self.grain();
         // One round that is late alone is a busy machine's: a queue stays.
         let lately = if off < 0.0 { off.max(self.off_before).min(0.0) } else { off };
@@ -315,7 +359,7 @@ impl Throttle {
     fn bound(&self) -> f64 {
         let (least, grain) = (self.least(), self.grain());
         let Some(rate) = self.link.rate() else { return (WINDOW_MAX as f64).max(least) };
-        let pipe = rate * self.aim().0;
+        let pipe = rate * self.without_us().mean;
         let full = (pipe + grain) * 1.08;
         (2.0 * (pipe - grain)).max(full).min(WINDOW_MAX as f64).max(least)
     }

@@ -23,6 +23,13 @@ struct Sim {
     uneven: bool,
     /// Answers are heard at multiples of so many seconds only.
     poll: f64,
+    /// The machine is busy for spells of up to so many seconds, and idle for half as long: while busy it runs only now and
+    /// then, every hundredth of that about.
+    busy: f64,
+    /// The process runs next, and the spell ends.
+    runs: f64,
+    spell: f64,
+    is_busy: bool,
     demand_every: f64,
     /// From here on the link has a tenth of its rate.
     slow_at: f64,
@@ -56,6 +63,10 @@ impl Sim {
             together: false,
             uneven: false,
             poll: 0.0,
+            busy: 0.0,
+            runs: 0.0,
+            spell: 0.0,
+            is_busy: false,
             demand_every: f64::MAX,
             slow_at: f64::MAX,
             far_at: f64::MAX,
@@ -69,6 +80,21 @@ impl Sim {
     fn roll(&mut self) -> f64 {
         self.dice = self.dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.dice >> 33) as f64 / (1u64 << 31) as f64
+    }
+    /// When the process runs that hears of what is there at `at`.
+    fn hears(&mut self, at: f64) -> f64 {
+        if self.poll > 0.0 {
+            return (at / self.poll).ceil() * self.poll;
+        }
+        while self.busy > 0.0 && self.runs < at {
+            if self.runs >= self.spell {
+                self.is_busy = !self.is_busy;
+                let most = if self.is_busy { self.busy } else { self.busy / 2.0 };
+                self.spell = self.runs + most * self.roll();
+            }
+            self.runs = if self.is_busy { self.runs + self.busy / 50.0 * self.roll() } else { at };
+        }
+        at.max(self.runs)
     }
     /// When the answer to a request of so many bytes comes.
     fn serve(&mut self, now: f64, bytes: u64) -> f64 {
@@ -111,10 +137,7 @@ impl Sim {
             tune(&mut throttle, now);
             self.ask(&mut throttle, now, &mut coming);
             let limited = throttle.wait().map_or(f64::MAX, |w| now + w.as_secs_f64());
-            let mut heard = coming.peek().map_or(f64::MAX, |e: &Coming| -e.0 as f64 / 1e9);
-            if self.poll > 0.0 && heard < f64::MAX {
-                heard = (heard / self.poll).ceil() * self.poll;
-            }
+            let heard = coming.peek().map_or(f64::MAX, |e: &Coming| self.hears(-e.0 as f64 / 1e9));
             now = heard.min(demand_next).min(limited).min(now + 0.01);
             if now == demand_next {
                 let end = self.serve(now, self.stored);
@@ -123,8 +146,11 @@ impl Sim {
                 continue;
             }
             while coming.peek().is_some_and(|e| -e.0 as f64 / 1e9 <= now) {
-                let Some((_, started, demand, asked, bytes)) = coming.pop() else { break };
-                let took = t(started as f64 / 1e9)..t(now);
+                let Some((at, started, demand, asked, bytes)) = coming.pop() else { break };
+                let at = -at as f64 / 1e9;
+                // By spells both are late: who reads the answer, and who hears that it landed.
+                let here = if self.busy > 0.0 { at + (now - at) * self.roll() } else { now };
+                let took = t(started as f64 / 1e9)..t(here);
                 if demand {
                     throttle.demand_came(bytes, took.clone());
                     if now > self.judged_from {
@@ -235,6 +261,39 @@ fn a_busy_machine_is_no_full_link() {
         let r = sim.run(4.0, |_, _| ());
         println!("{rate} B/s, {rtt} ms, up to {late} ms late: fill {:.3}", r.fill);
         assert!(r.fill >= 0.9, "{rate} B/s, {rtt} ms: fill {:.3}", r.fill);
+    }
+}
+
+/// The same by spells: some answers in time, one after another, are no proof that the late ones waited for the link.
+#[test]
+fn a_machine_that_is_busy_by_spells_is_no_full_link() {
+    for (rate, rtt, busy) in [(1.25e9, 0.5, 0.5), (1.25e9, 0.5, 0.2), (125e6, 20.0, 0.5)] {
+        let runs = (1..6).map(|seed| {
+            let mut sim = Sim::new(rate, rtt, 64 * KIB);
+            (sim.busy, sim.dice, sim.judged_from) = (busy, seed * 1234567, 1.0);
+            sim.run(12.0, |_, _| ()).fill
+        });
+        let fill = runs.sum::<f64>() / 5.0;
+        println!("{rate} B/s, {rtt} ms, spells of {busy} s: fill {fill:.3}");
+        assert!(fill >= 0.8, "{rate} B/s, {rtt} ms, spells of {busy} s: fill {fill:.3}");
+    }
+}
+
+/// What came and is being written leaves the link to others, up to a bound where writing cannot keep up.
+#[test]
+fn what_is_being_written_is_not_on_the_way() {
+    for (landing_ms, least, most) in [(0, 0, 0), (10, 600, 680), (1_000, 2_000, 2_048)] {
+        let mut t = Throttle::new(64 * KIB, Duration::ZERO);
+        for i in 2_000..4_000u64 {
+            let came = Duration::from_millis(i - landing_ms);
+            t.started(64 * KIB);
+            t.came(Duration::from_millis(i), 64 * KIB, 64 * KIB, came - Duration::from_millis(20)..came);
+        }
+        let beside = (t.allowance(Duration::from_secs(4)) - t.link().window) / KIB;
+        assert!(
+            (least..=most).contains(&beside),
+            "64 KiB each ms, written {landing_ms} ms later: {beside} KiB"
+        );
     }
 }
 
