@@ -579,7 +579,10 @@ fn what_a_destination_is_can_be_asked() {
     let plan = set.plan();
     drop(set);
     let is = |disk: Arc<MemBlock>| is_destination(&*b.dir, &plan, 0, disk).map_err(|e| e.what);
-    is(b.disk.crash(Crash::Kill)).unwrap();
+    let killed = b.disk.crash(Crash::Kill);
+    is(killed.clone()).unwrap();
+    // A disk that is served may be asked: it goes on as it is.
+    assert!(b.disk.expects_cold() && !killed.expects_cold());
     assert!(is(MemBlock::new(SIZE)).unwrap_err().contains("does not carry the label of this restore"));
     let other = Machine::new();
     drop(other.create());

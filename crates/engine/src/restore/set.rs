@@ -476,6 +476,7 @@ fn open_volume(
     let edges = file(edges_name(i))?;
     let label = Label { owner: Owner { restore: plan.restore_uuid()?, volume: i as u16 }, text };
     let target = Target::new(v.target, edges, geometry.size, label, new && v.fresh);
+    target.fills();
     Ok(Volume {
         at: i as u16,
         name: p.name.clone(),

@@ -60,7 +60,6 @@ impl Target {
         label: Label,
         pristine: bool,
     ) -> Self {
-        block.expect_cold(true);
         Target {
             block,
             edges,
@@ -74,6 +73,10 @@ impl Target {
     /// The destination itself.
     pub fn block(&self) -> &Arc<dyn Block> {
         &self.block
+    }
+    /// The fill begins.
+    pub fn fills(&self) {
+        self.block.expect_cold(true);
     }
     /// The fill is over for good: the destination is any disk from now on.
     pub fn filled(&self) {

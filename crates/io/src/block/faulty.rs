@@ -76,6 +76,9 @@ impl Block for FaultyBlock {
             }
         }
     }
+    fn expect_cold(&self, expected: bool) {
+        self.inner.expect_cold(expected);
+    }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {
         self.plan.check(FaultOp::Read, &|| "allocation".into())?;
         self.inner.allocation(range, out)

@@ -43,6 +43,7 @@ struct State {
     gone: bool,
     writes_dropped: u64,
     cold: Vec<ByteRange>,
+    expects_cold: bool,
 }
 
 struct Shared {
@@ -83,6 +84,7 @@ impl MemBlock {
             gone: false,
             writes_dropped: 0,
             cold: Vec::new(),
+            expects_cold: false,
         };
         let shared = Shared { info, state: Mutex::new(state), work: Condvar::new() };
         Arc::new(MemBlock { shared: Arc::new(shared) })
@@ -98,6 +100,10 @@ impl MemBlock {
     /// What was written cold so far, in order.
     pub fn written_cold(&self) -> Vec<ByteRange> {
         self.shared.lock().cold.clone()
+    }
+    /// What it was told last.
+    pub fn expects_cold(&self) -> bool {
+        self.shared.lock().expects_cold
     }
     /// From now on answers come like this.
     pub fn set_late(&self, late: Late) {
@@ -273,6 +279,9 @@ impl Block for MemBlock {
             drop(s);
             while self.shared.one() {}
         }
+    }
+    fn expect_cold(&self, expected: bool) {
+        self.shared.lock().expects_cold = expected;
     }
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.shared.lock().cold.push(ByteRange::new(offset, data.len() as u64));
