@@ -119,15 +119,30 @@ fn restore_under(set: &RestoreSet) {
 
 #[test]
 fn guests_fill_mover_and_hand_over_at_once() {
-    let size = 5 << 20;
+    let disk = MemBlock::new(SIZE);
+    disk.set_late(Late::Soon);
+    at_once(disk);
+}
+
+/// On a file what is filled is written past the page cache, beside what the guest and the mover read and write through it.
+#[test]
+fn guests_fill_mover_and_hand_over_at_once_on_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.raw");
+    std::fs::File::create(&path).and_then(|f| f.set_len(SIZE)).unwrap();
+    at_once(FileBlock::open(&path, &FileOptions::default()).unwrap());
+}
+
+const SIZE: u64 = 5 << 20;
+
+fn at_once(disk: Arc<dyn Block>) {
+    let size = SIZE;
     let g = Geometry::new(size, ExtentBytes::new(16 << 10).unwrap(), 512, 4096).unwrap();
     let data = [ExtentRange { start: 0, end: 150 }, ExtentRange { start: 200, end: g.extents() }];
     let holder = MemHolder::from_pattern(g, &data, 3);
     holder.answer_late(Duration::from_micros(500));
     let mut truth = vec![0; size as usize];
     truth.chunks_mut(16 << 10).enumerate().for_each(|(e, part)| holder.truth(e as u64, part));
-    let disk = MemBlock::new(size);
-    disk.set_late(Late::Soon);
     let log = LogLimits { segment_bytes: 256 << 10, bytes_max: 2 << 20, pieces_max: 4000, block_bytes: 4096 };
     let set = open(MemDir::new(), volume(&holder, disk.clone()), log);
     set.start(2).unwrap();
