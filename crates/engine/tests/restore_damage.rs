@@ -77,7 +77,6 @@ fn restore(snapshot: &Snapshot) -> World {
             target: MemBlock::new(geometry().size),
             fresh: true,
             usage: None,
-            uncache: None,
         },
     };
     let options = RestoreOptions::default();

@@ -31,7 +31,7 @@ fn volume(holder: &Arc<MemHolder>, target: Arc<dyn Block>) -> NewVolume {
         volume: Uuid([1; 16]),
         origin: None,
         destination: "disk".into(),
-        parts: VolumeParts { holder: holder.clone(), target, fresh: true, usage: None, uncache: None },
+        parts: VolumeParts { holder: holder.clone(), target, fresh: true, usage: None },
     }
 }
 
@@ -237,6 +237,100 @@ fn hints_are_declined_while_much_is_on_its_way() {
     holder.release(256);
     hint();
     assert_eq!((holder.held() << 16, holder.fetches().0), (16 << 20, 512));
+}
+
+/// The blocks of one extent of 16 KiB that guest `me` of 4 writes, all with one tag.
+fn write_blocks(device: &dyn Block, extent: u64, me: u64, tag: u64) {
+    for block in (me..32).step_by(4) {
+        device.write_at((extent * 32 + block) * 512, &tag.to_le_bytes().repeat(64)).unwrap();
+    }
+}
+
+/// Guest 0 writes extents at random; what it wrote where.
+fn scribble(device: &dyn Block, stop: &AtomicBool) -> Vec<u64> {
+    let (mut tags, mut seed) = (vec![0; 320], 1u64);
+    while !stop.load(Relaxed) {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let extent = (seed >> 33) % 320;
+        write_blocks(device, extent, 0, seed);
+        tags[extent as usize] = seed;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    tags
+}
+
+/// Guest 1 writes every other extent that is being mended, and sees to it that this is moved home first; what it wrote where.
+fn overtake(set: &RestoreSet, holder: &MemHolder, spoiled: &[u64], stop: &AtomicBool) -> Vec<u64> {
+    let mut tags = vec![0; 320];
+    while !stop.load(Relaxed) {
+        for e in spoiled.iter().copied().filter(|e| e % 2 == 0 && holder.fetches_of(*e) > 1) {
+            if tags[e as usize] == 0 {
+                write_blocks(&*set.volumes()[0], e, 1, e);
+                tags[e as usize] = e;
+                for _ in 0..20 {
+                    set.mover_step(true).unwrap();
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    tags
+}
+
+/// A part of a real file is spoiled, and while that is mended guests write it: no write of theirs is undone, and what none of
+/// them wrote is as the moment has it.
+#[test]
+fn mending_beside_guests_that_write_undoes_nothing() {
+    let size = (5 << 20) + 512;
+    let g = Geometry::new(size, ExtentBytes::new(16 << 10).unwrap(), 512, 4096).unwrap();
+    let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: g.extents() }], 3);
+    holder.know_identities();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::File::create(&path).unwrap().set_len(size).unwrap();
+    let disk = FileBlock::open(&path, &FileOptions::default()).unwrap();
+    let set = open(MemDir::new(), volume(&holder, disk.clone()), LogLimits::default());
+    set.start(2).unwrap();
+    let began = Instant::now();
+    while !set.is_complete() {
+        fill(&set);
+        assert!(began.elapsed() < Duration::from_secs(60), "does not complete");
+    }
+    let spoiled: Vec<u64> = (70..250).step_by(3).collect();
+    spoiled.iter().for_each(|e| disk.write_at(e * (16 << 10) + 512, &[0x55; 1024]).unwrap());
+    holder.answer_late(Duration::from_millis(5));
+    let stop = AtomicBool::new(false);
+    let tags = std::thread::scope(|s| {
+        let (set, holder, spoiled, stop) = (&*set, &*holder, &spoiled[..], &stop);
+        let a = s.spawn(move || scribble(&*set.volumes()[0], stop));
+        let b = s.spawn(move || overtake(set, holder, spoiled, stop));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut at = Verifier::default();
+            while set.verify_step(&mut at).unwrap() == Step::Worked {}
+            eprintln!("{} mended, {} skipped", at.mended, at.skipped);
+            assert!(at.mended > 0, "the guest was everywhere first");
+            set.hand_over(&AsIs, false).unwrap();
+        }));
+        stop.store(true, Relaxed);
+        let tags = [a, b].map(|guest| guest.join().unwrap());
+        ended.expect("background");
+        tags
+    });
+    set.stop().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut truth = vec![0; 16 << 10];
+    for (extent, bytes) in bytes.chunks(16 << 10).enumerate() {
+        let tags = tags.each_ref().map(|t| t.get(extent).copied().unwrap_or(0));
+        if tags == [0, 0] {
+            holder.truth(extent as u64, &mut truth[..bytes.len()]);
+            assert!(*bytes == truth[..bytes.len()], "extent {extent} is not as the moment has it");
+        }
+        for (me, tag) in tags.into_iter().enumerate().filter(|(_, tag)| *tag != 0) {
+            let mine = bytes.chunks(512).skip(me).step_by(4);
+            let kept = |b: &[u8]| *b == tag.to_le_bytes().repeat(64);
+            assert!(mine.into_iter().all(kept), "extent {extent}: a write of guest {me} was undone");
+        }
+    }
 }
 
 /// What this thread has computed: unlike the clock on the wall it does not run while others have the machine.

@@ -186,7 +186,6 @@ impl World {
             target: FaultyBlock::new(self.disks[v].clone(), self.plan.clone()),
             fresh: !self.shape.used,
             usage: None,
-            uncache: None,
         }
     }
     /// Starts the process: begins the restore, or goes on with it, and checks what it shows. A fresh plan of faults.

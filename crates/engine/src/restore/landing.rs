@@ -57,9 +57,7 @@ impl Parts {
         arrivals.sort_unstable_by_key(|a| a.extent);
         let Some(volume) = arrivals.first().map(|a| &self.volumes[a.volume as usize]) else { return };
         let extent_bytes = volume.geometry.extent.get() as usize;
-        // A set may have volumes of extents larger than a run.
-        let spare = lock(&self.spare).pop().filter(|b| b.len() >= extent_bytes);
-        let mut buf = spare.unwrap_or_else(|| Aligned::new(extent_bytes.max(RUN_BYTES as usize)));
+        let mut buf = self.buffer(volume);
         let mut run: Vec<Opened> = Vec::new();
         for Arrival { extent, at, what, .. } in arrivals {
             let full = (run.len() + 1) * extent_bytes > buf.len();
@@ -85,6 +83,17 @@ impl Parts {
             }
         }
         self.came(volume, &mut run, &buf);
+        self.put_back(buf);
+    }
+    /// Room for a run of extents of `volume`.
+    pub(super) fn buffer(&self, volume: &Volume) -> Aligned {
+        let extent_bytes = volume.geometry.extent.get() as usize;
+        // A set may have volumes of extents larger than a run.
+        let spare = lock(&self.spare).pop().filter(|b| b.len() >= extent_bytes);
+        spare.unwrap_or_else(|| Aligned::new(extent_bytes.max(RUN_BYTES as usize)))
+    }
+    /// For the next run.
+    pub(super) fn put_back(&self, buf: Aligned) {
         let mut spare = lock(&self.spare);
         if spare.len() < SPARE {
             spare.push(buf);

@@ -45,7 +45,7 @@ pub use fill::{Away, Fill, FillOptions, FillStatus, FillStep, FillVolume, FreeSp
 pub use handover::{Adopt, HandOver, Settling, clear};
 pub use mover::{MoverPace, Step};
 pub use pages::missing;
-pub use parts::{GuestUse, Uncache};
+pub use parts::GuestUse;
 pub use plan::{Phase, PlanRecord, PlannedVolume, peek};
 pub use set::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 pub use stamp::{is_destination, would_go_on};

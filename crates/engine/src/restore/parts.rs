@@ -18,7 +18,7 @@ use rekindle_io::block::Block;
 use rekindle_io::clock::Clock;
 use rekindle_io::destination::Aligned;
 use rekindle_io::holder::Holder;
-use rekindle_io::{Error, Kind, Result};
+use rekindle_io::{Error, Kind};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::*};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock};
@@ -32,9 +32,6 @@ pub trait GuestUse: Send + Sync {
     fn write(&self, range: ByteRange);
 }
 
-/// Drops what the system caches of a range of a destination, so that the next read comes from the medium.
-pub type Uncache = Arc<dyn Fn(ByteRange) -> Result<()> + Send + Sync>;
-
 /// One volume of the set.
 pub(super) struct Volume {
     pub at: u16,
@@ -46,7 +43,6 @@ pub(super) struct Volume {
     pub pages: Mutex<Pages>,
     pub flights: Mutex<HashMap<u64, Flight>>,
     pub usage: Option<Arc<dyn GuestUse>>,
-    pub uncache: Option<Uncache>,
     /// What the holder could not give.
     pub damaged: Mutex<Damaged>,
     /// What verification could not compare, because the holder cannot say any more what it is.
@@ -55,13 +51,6 @@ pub(super) struct Volume {
     pub losses_said: AtomicU64,
     /// After the hand-over: the live volume that serves from now on.
     pub settled: OnceLock<Arc<dyn Block>>,
-}
-
-impl Volume {
-    /// See [`Uncache`]; nothing where the destination is opened past the cache.
-    pub fn uncache(&self, range: ByteRange) -> Result<()> {
-        self.uncache.as_ref().map_or(Ok(()), |f| f(range))
-    }
 }
 
 /// A run of extents that changed place in memory; durable only after a flush of the target that began later.

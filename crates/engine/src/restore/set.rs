@@ -10,7 +10,7 @@ use super::fetch::{FetchObserver, Work};
 use super::lock;
 use super::mover::{Mover, MoverPace, Step};
 use super::pages::Pages;
-use super::parts::{GuestUse, Health, Parts, Signal, Uncache, Volume};
+use super::parts::{GuestUse, Health, Parts, Signal, Volume};
 use super::plan::{Phase, PlanRecord, PlanSlot, PlannedVolume};
 use super::stamp::{Owner, Stamp, judge};
 use super::target::{Heat, LABEL, Label, Target};
@@ -38,8 +38,6 @@ pub struct VolumeParts {
     pub fresh: bool,
     /// Counts the guest's use.
     pub usage: Option<Arc<dyn GuestUse>>,
-    /// For a destination behind the page cache: drops its pages, so that verification reads the medium.
-    pub uncache: Option<Uncache>,
 }
 
 /// A volume to restore.
@@ -487,7 +485,6 @@ fn open_volume(
         pages: Mutex::new(pages),
         flights: Mutex::default(),
         usage: v.usage,
-        uncache: v.uncache,
         damaged: Mutex::default(),
         uncompared: Mutex::default(),
         losses_said: AtomicU64::new(0),

@@ -115,11 +115,23 @@ impl Target {
     }
     /// Fills `out` with what lies at `offset`.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.read_by(offset, out, |at, part| self.block.read_at(at, part))
+    }
+    /// As `read`; the destination's part comes from its medium, whatever is cached of it.
+    pub fn read_medium(&self, offset: u64, out: &mut [u8]) -> Result<()> {
+        self.read_by(offset, out, |at, part| self.block.read_medium(at, part))
+    }
+    fn read_by(
+        &self,
+        offset: u64,
+        out: &mut [u8],
+        read: impl Fn(u64, &mut [u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut rest = out;
         self.split(ByteRange::new(offset, rest.len() as u64), |at, len, edge| {
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(len as usize);
             rest = tail;
-            if edge { self.edges.read_at(at, part) } else { self.block.read_at(at, part) }
+            if edge { self.edges.read_at(at, part) } else { read(at, part) }
         })
     }
     /// Writes `data` at `offset`.

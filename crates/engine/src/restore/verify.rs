@@ -1,5 +1,5 @@
-//! Verification: after completion every extent the guest did not write is read back from the destination, its cached
-//! pages dropped first, and compared with what the moment holds: by its identity where the holder knows it, else by
+//! Verification: after completion every extent the guest did not write is read back from the medium of the destination, up to
+//! a run of neighbours at once, and compared with what the moment holds: by its identity where the holder knows it, else by
 //! fetching it again. (At fill every frame was authenticated; this is about what the destination made of it.) Extents the
 //! guest wrote have no identity to be compared with; what the holder had of them was authenticated when it was merged.
 //!
@@ -11,10 +11,15 @@
 //! compared: it is named, everything else is verified, and it is tried again as often as the caller steps. The set does not
 //! count as verified before: letting its source go is for people to decide.
 //!
-//! It begins with a flush: dirty pages are dropped from no cache, and would be compared with themselves. It ends at a
-//! hand-over, also an unverified one: from there the guest writes to the destination without a mark, and mending what
-//! then differs would put the moment over what the guest wrote. So each look, and each mending, is inside the gate.
+//! It begins with a flush: what is verified is durable then, and where there is no way past a cache nothing dirty is compared
+//! with itself. It ends at a hand-over, also an unverified one: from there the guest writes to the destination without a mark,
+//! and mending what then differs would put the moment over what the guest wrote. So each look, and each mending, is inside
+//! the gate.
+//!
+//! Before that no write of a guest is taken for damage, or mended over. It goes to the log; its extent is marked before it can
+//! be moved to the destination, and it is moved under the claim that look and read are one under, as look and mending are.
 
+use super::claims::Claim;
 use super::damage::RestoreDamage;
 use super::lock;
 use super::mover::Step;
@@ -22,7 +27,7 @@ use super::parts::Volume;
 use super::set::RestoreSet;
 use super::target::Heat;
 use rekindle_core::hydrate::Place;
-use rekindle_core::volume::ByteRange;
+use rekindle_core::volume::ExtentRange;
 use rekindle_io::holder::{FetchSink, Fetched, Holder, Presence, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::Ordering::*;
@@ -110,36 +115,47 @@ impl RestoreSet {
         Ok(())
     }
     fn verify_batch(&self, v: &Volume, at: &mut Verifier, n: u64) -> Result<()> {
-        let first = at.extent;
-        let (start, end) =
-            (v.geometry.extent_bytes(first).start, v.geometry.extent_bytes(first + n - 1).end());
-        v.uncache(ByteRange::new(start, end - start))?;
         let mut known = Vec::with_capacity(n as usize);
-        match v.holder.presence(first, n, &mut known) {
+        match v.holder.presence(at.extent, n, &mut known) {
             // It cannot say: each is asked for.
             Err(e) if e.is_loss() => known = vec![STORED; n as usize],
             done => done?,
         }
-        let mut bytes = Vec::new();
-        for (extent, presence) in (first..).zip(known) {
-            self.verify_or_mend(v, extent, presence, at, &mut bytes)?;
+        self.verify_extents(v, at.extent, &known, at)
+    }
+    /// Verifies neighbours from `extent` on, and mends them.
+    fn verify_extents(&self, v: &Volume, extent: u64, known: &[Presence], at: &mut Verifier) -> Result<()> {
+        let mut buf = self.parts.buffer(v);
+        let (mut extent, mut known) = (extent, known);
+        while !known.is_empty() {
+            let n = match self.read_back(v, extent, known, &mut buf)? {
+                Back::Not(found) => {
+                    self.mend_if_wrong(v, extent, found, at)?;
+                    1
+                }
+                Back::Read(n) => {
+                    let mut rest = &buf[..];
+                    for (extent, presence) in (extent..).zip(&known[..n]) {
+                        let (bytes, behind) = rest.split_at(v.geometry.extent_bytes(extent).len as usize);
+                        let found = self.compare(v, extent, *presence, bytes)?;
+                        self.mend_if_wrong(v, extent, found, at)?;
+                        rest = behind;
+                    }
+                    n
+                }
+            };
+            (extent, known) = (extent + n as u64, &known[n..]);
         }
+        self.parts.put_back(buf);
         Ok(())
     }
-    fn verify_or_mend(
-        &self,
-        v: &Volume,
-        extent: u64,
-        presence: Presence,
-        at: &mut Verifier,
-        bytes: &mut Vec<u8>,
-    ) -> Result<()> {
+    fn mend_if_wrong(&self, v: &Volume, extent: u64, found: Found, at: &mut Verifier) -> Result<()> {
         let lost = |e: &Error| {
             if lock(&v.uncompared).add(extent, e) {
                 tracing::warn!("{}: extent {extent} of the destination cannot be compared: {e}", v.name);
             }
         };
-        match self.verify_extent(v, extent, presence, bytes)? {
+        match found {
             Found::Right(n) => at.verified_bytes += n,
             Found::Guest => at.skipped += 1,
             Found::Unknown(e) => {
@@ -163,9 +179,8 @@ impl RestoreSet {
         let (volume, from) = at.again_from.unwrap_or_default();
         let v = &self.parts.volumes[volume.min(self.parts.volumes.len() - 1)];
         let some: Vec<u64> = lock(&v.uncompared).from(from).take(BATCH as usize).collect();
-        let mut bytes = Vec::new();
         for extent in &some {
-            self.verify_or_mend(v, *extent, STORED, at, &mut bytes)?;
+            self.verify_extents(v, *extent, &[STORED], at)?;
         }
         let left = lock(&v.uncompared);
         at.in_vain = !some.is_empty() && some.iter().all(|e| left.contains(*e));
@@ -206,12 +221,13 @@ impl RestoreSet {
         if at.again.is_empty() {
             return Ok(());
         }
-        let mut bytes = Vec::new();
         self.flush_all()?;
         for (volume, extent) in std::mem::take(&mut at.again) {
             let v = &self.parts.volumes[volume];
-            v.uncache(v.geometry.extent_bytes(extent))?;
-            if matches!(self.verify_extent(v, extent, STORED, &mut bytes)?, Found::Wrong) {
+            let mut buf = self.parts.buffer(v);
+            let Back::Read(_) = self.read_back(v, extent, &[STORED], &mut buf)? else { continue };
+            let bytes = &buf[..v.geometry.extent_bytes(extent).len as usize];
+            if matches!(self.compare(v, extent, STORED, bytes)?, Found::Wrong) {
                 let what =
                     format!("{}: the destination does not keep what is written to extent {extent}", v.name);
                 let e = Error::new(Kind::Corrupt, what);
@@ -221,38 +237,41 @@ impl RestoreSet {
         }
         Ok(())
     }
-    fn verify_extent(
-        &self,
-        v: &Volume,
-        extent: u64,
-        presence: Presence,
-        bytes: &mut Vec<u8>,
-    ) -> Result<Found> {
-        let range = v.geometry.extent_bytes(extent);
-        {
-            let _gate = self.while_restoring()?;
+    /// Reads back `extent` and those behind it into `buf`, at once, as far as there is something to be compared.
+    fn read_back(&self, v: &Volume, extent: u64, known: &[Presence], buf: &mut [u8]) -> Result<Back> {
+        let _gate = self.while_restoring()?;
+        let mut claims: Vec<Claim<'_>> = Vec::new();
+        for (extent, presence) in (extent..).zip(known).take(buf.len() >> v.geometry.extent.shift()) {
+            let first = claims.is_empty();
+            // Nobody but the fill waits for a claim while holding another.
+            let claim = if first { Some(v.claims.claim(extent)) } else { v.claims.try_claim(extent) };
+            let Some(claim) = claim else { break };
             // Under the claim neither mover nor mending write here; a mark tells whether they ever brought a guest's bytes.
-            let claim = v.claims.claim(extent);
-            if v.claims.marked(extent) != 0 || claim.place() != Place::Local {
-                return Ok(Found::Guest);
+            let guest = v.claims.marked(extent) != 0 || claim.place() != Place::Local;
+            let hole = *presence == Presence::Zero && v.target.is_hole(v.geometry.extent_bytes(extent));
+            match (guest, hole) {
+                (false, false) => claims.push(claim),
+                _ if !first => break,
+                (true, _) => return Ok(Back::Not(Found::Guest)),
+                (false, true) => return Ok(Back::Not(Found::Right(0))),
             }
-            if presence == Presence::Zero && v.target.is_hole(range) {
-                return Ok(Found::Right(0));
-            }
-            bytes.resize(range.len as usize, 0);
-            v.target.read(range.start, bytes)?;
         }
+        let range = v.geometry.bytes_of(ExtentRange { start: extent, end: extent + claims.len() as u64 });
+        v.target.read_medium(range.start, &mut buf[..range.len as usize])?;
+        Ok(Back::Read(claims.len()))
+    }
+    fn compare(&self, v: &Volume, extent: u64, presence: Presence, bytes: &[u8]) -> Result<Found> {
         let right = match presence {
             Presence::Zero => bytes.iter().all(|b| *b == 0),
-            Presence::Stored { .. } => match self.compare(v, extent, bytes) {
+            Presence::Stored { .. } => match self.is_stored(v, extent, bytes) {
                 Err(e) if e.is_loss() => return Ok(Found::Unknown(e)),
                 done => done?,
             },
         };
-        Ok(if right { Found::Right(range.len) } else { Found::Wrong })
+        Ok(if right { Found::Right(bytes.len() as u64) } else { Found::Wrong })
     }
     /// By identity; where that is not known, or damaged, with what the holder gives.
-    fn compare(&self, v: &Volume, extent: u64, bytes: &[u8]) -> Result<bool> {
+    fn is_stored(&self, v: &Volume, extent: u64, bytes: &[u8]) -> Result<bool> {
         match v.holder.check(extent, bytes) {
             Ok(Some(right)) => return Ok(right),
             Err(e) if !e.is_loss() => return Err(e),
@@ -266,6 +285,14 @@ impl RestoreSet {
 
 /// Stored somewhere: what has to be asked for.
 const STORED: Presence = Presence::Stored { order: 0, stored: 0 };
+
+/// What came of reading back.
+enum Back {
+    /// So many extents are in the buffer, one behind the other.
+    Read(usize),
+    /// The first need not be read.
+    Not(Found),
+}
 
 enum Found {
     Right(u64),

@@ -89,7 +89,7 @@ impl Machine {
     }
     pub fn parts(&self) -> VolumeParts {
         let target = FaultyBlock::new(self.disk.clone(), self.plan.clone());
-        VolumeParts { holder: self.holder.clone(), target, fresh: true, usage: None, uncache: None }
+        VolumeParts { holder: self.holder.clone(), target, fresh: true, usage: None }
     }
     pub fn state(&self) -> Arc<dyn LogDir> {
         FaultyDir::new(self.dir.clone(), self.plan.clone())

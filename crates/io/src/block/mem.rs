@@ -44,6 +44,7 @@ struct State {
     writes_dropped: u64,
     cold: Vec<ByteRange>,
     expects_cold: bool,
+    from_medium: Vec<ByteRange>,
 }
 
 struct Shared {
@@ -85,6 +86,7 @@ impl MemBlock {
             writes_dropped: 0,
             cold: Vec::new(),
             expects_cold: false,
+            from_medium: Vec::new(),
         };
         let shared = Shared { info, state: Mutex::new(state), work: Condvar::new() };
         Arc::new(MemBlock { shared: Arc::new(shared) })
@@ -104,6 +106,10 @@ impl MemBlock {
     /// What it was told last.
     pub fn expects_cold(&self) -> bool {
         self.shared.lock().expects_cold
+    }
+    /// What was read from the medium so far, in order.
+    pub fn read_from_medium(&self) -> Vec<ByteRange> {
+        self.shared.lock().from_medium.clone()
     }
     /// From now on answers come like this.
     pub fn set_late(&self, late: Late) {
@@ -286,6 +292,10 @@ impl Block for MemBlock {
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.shared.lock().cold.push(ByteRange::new(offset, data.len() as u64));
         self.write_at(offset, data)
+    }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.shared.lock().from_medium.push(ByteRange::new(offset, buf.len() as u64));
+        self.read_at(offset, buf)
     }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {
         let s = self.shared.lock();

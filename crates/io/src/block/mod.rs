@@ -162,6 +162,12 @@ pub trait Block: Send + Sync {
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
         self.write_at(offset, data)
     }
+    /// Fills `buf` from the medium, waiting for it: past the page cache where there is one, which it leaves alone, or else from
+    /// what is left of that when all that can be dropped was. What was answered before is seen, flushed or not. Fastest with
+    /// long pieces in [`Aligned`](crate::destination::Aligned) memory.
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buf)
+    }
     /// Appends what is known of `range`, in order, without gaps; neighbours with equal flags may be joined.
     /// May stop early but covers at least one byte.
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()>;

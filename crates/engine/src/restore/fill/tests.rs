@@ -60,7 +60,6 @@ fn world_with(make: Make, options: FillOptions, clock: Arc<ManualClock>, used: A
             },
             fresh: !make.used,
             usage: None,
-            uncache: None,
         },
     });
     let options_set = RestoreOptions::default();

@@ -24,7 +24,7 @@ pub(super) struct Cold {
     expected: AtomicBool,
     /// Opened when it is first needed: a disk that is only served needs none.
     past_cache: OnceLock<PastCache>,
-    /// What a write took of late, in microseconds.
+    /// What a write took of late, in microseconds. Once it is more than [`SEEKS_US`] it stays: no other is written so.
     mean_us: AtomicU32,
 }
 
@@ -40,20 +40,21 @@ impl Cold {
     }
     /// Writes all of `data` to `file`, which is open for writing and buffered; `None`: it has to go through the cache.
     pub(super) fn write(&self, file: &File, at: u64, data: &[u8]) -> Option<std::io::Result<()>> {
-        if !self.expected.load(Acquire) {
+        if !self.expected.load(Acquire) || self.mean_us.load(Relaxed) > SEEKS_US {
             return None;
         }
-        let past_cache = self.past_cache(file);
         let begun = Instant::now();
-        let done = past_cache.write(at, data)?;
+        let done = self.past_cache(file).write(at, data)?;
         // Two threads that forget each other's figure do no harm.
         let took = begun.elapsed().as_micros() * CACHED_MAX as u128 / data.len().max(CACHED_MAX) as u128;
         let mean = follow(self.mean_us.load(Relaxed), took);
         self.mean_us.store(mean, Relaxed);
-        if mean > SEEKS_US {
-            past_cache.refuse();
-        }
         Some(done)
+    }
+    /// As if writes had been that slow.
+    #[cfg(test)]
+    pub(super) fn seeks(&self) {
+        self.mean_us.store(2 * SEEKS_US, Relaxed);
     }
 }
 

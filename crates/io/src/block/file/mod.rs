@@ -6,7 +6,8 @@
 //! - Writes: inline while the disk takes them at once. Two in a row that waited over 2 ms for it (dirty
 //!   throttling) put the volume into writer-thread mode for a while, so that reads of the same connection never wait behind it. Overlapping writes keep
 //!   their order (`WriteOrder`), whatever runs where. Devices write on four threads unless the write is alone.
-//! - Cold writes to a regular file go past its page cache (`past_cache` says why that may be mixed).
+//! - Cold writes to a regular file go past its page cache, and so do reads of the medium (`past_cache` says why that may be
+//!   mixed).
 //! - Flush: one fdatasync for all who wait (`flush`); its failure fails the inode for all users until reopened, and
 //!   reopening drops the page cache, because the kernel has marked the lost pages clean.
 //! - Nothing is allocated on the inline paths.
@@ -207,6 +208,9 @@ impl Block for FileBlock {
     }
     fn write_cold(&self, offset: u64, data: &[u8]) -> Result<()> {
         blocking::wait_for(|sink| self.core.write_cold(offset, data, sink)).map(drop)
+    }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.core.read_medium(offset, buf)
     }
     fn allocation(&self, range: ByteRange, out: &mut Vec<Allocation>) -> Result<()> {
         self.core.allocation(range, out)

@@ -194,12 +194,24 @@ impl Core {
         self.read_exact(offset, buf)
     }
     fn read_exact(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.file.read_exact_at(buf, offset).map_err(|e| match e.kind() {
+        self.file.read_exact_at(buf, offset).map_err(|e| self.unread(&e))
+    }
+    fn unread(&self, e: &std::io::Error) -> Error {
+        match e.kind() {
             std::io::ErrorKind::UnexpectedEof => {
                 Error::new(Kind::Failed, format!("{}: became shorter while it was served", self.place))
             }
-            _ => self.os(&e),
-        })
+            _ => self.os(e),
+        }
+    }
+    /// Reads from the medium, on this thread, now.
+    pub(super) fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check(&self.info, &Request { token: 0, offset, op: Op::Read(&mut *buf) })?;
+        if self.medium.direct {
+            return self.read_now(offset, buf);
+        }
+        let read = self.cold.past_cache(&self.file).read_medium(&self.file, offset, buf);
+        read.map_err(|e| self.unread(&e))
     }
     fn push_read(self: &Arc<Self>, job: ReadJob) {
         let core = self.clone();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::block::kit::{self, TestSink};
 use crate::block::{BlockExt, Op};
+use crate::past_cache::PastCache;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
@@ -377,4 +378,36 @@ fn a_cold_write_keeps_its_turn_and_fails_after_a_failed_flush() {
     b.core.latch.fail();
     let failed = b.write_cold(0, &crate::destination::Aligned::new(65536)).unwrap_err();
     assert_eq!(failed.kind, Kind::Failed);
+}
+
+/// A slow disk is spared cold writes, not reads of the medium; those obey what reads obey.
+#[test]
+fn the_medium_is_read_whatever_became_of_cold_writes() {
+    let tmp = tempfile::tempdir().unwrap();
+    let size = (1 << 20) + 512;
+    let b = open(&sparse(tmp.path(), size));
+    b.expect_cold(true);
+    let mut data = crate::destination::Aligned::new(65536);
+    data.fill(3);
+    b.write_cold(0, &data).unwrap();
+    b.core.cold.seeks();
+    b.write_cold(65536, &data).unwrap();
+    b.write_at(size - 1024, &[4; 1024]).unwrap();
+    let mut got = crate::destination::Aligned::new(131_072);
+    b.read_medium(0, &mut got).unwrap();
+    assert!(got.iter().all(|x| *x == 3));
+    b.read_medium(size - 1024, &mut got[..1024]).unwrap();
+    assert!(got[..1024].iter().all(|x| *x == 4));
+    assert_eq!(
+        b.read_medium(size - 512, &mut got[..1024]).unwrap_err().kind,
+        Kind::Invalid,
+        "beyond the end"
+    );
+    let other = PastCache::of(b.file());
+    other.read(0, &mut got);
+    assert_eq!(
+        b.core.cold.past_cache(b.file()).works(),
+        other.works(),
+        "slow writes ended reads of the medium"
+    );
 }

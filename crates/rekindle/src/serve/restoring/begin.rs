@@ -14,15 +14,13 @@ use crate::serve::backup::host;
 use crate::serve::counting::Counting;
 use crate::serve::live::LABEL;
 use crate::serve::record;
-use rekindle_core::volume::ByteRange;
 use rekindle_engine::repository::{HoldOwner, ReleaseReason, Repository, Snapshot, VolumeRecord};
-use rekindle_engine::restore::{NewVolume, RestoreOptions, RestoreSet, Uncache, VolumeParts};
+use rekindle_engine::restore::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
 use rekindle_io::Kind;
 use rekindle_io::block::{Block, FileBlock};
 use rekindle_io::clock::{Clock, SystemClock};
 use rekindle_io::holder::Holder;
 use rekindle_io::logfile::{LogDir, RealDir};
-use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -192,23 +190,7 @@ fn prepare_file(path: &Path, made: bool, size: u64) -> Outcome {
 }
 
 fn parts(holder: Arc<dyn Holder>, block: &Arc<FileBlock>, fresh: bool, usage: &Arc<Counting>) -> VolumeParts {
-    VolumeParts {
-        holder,
-        target: block.clone() as Arc<dyn Block>,
-        fresh,
-        usage: Some(usage.clone()),
-        uncache: (!block.is_device()).then(|| uncache(block)),
-    }
-}
-
-/// Drops cached pages of a file, so that verification reads the medium.
-fn uncache(block: &Arc<FileBlock>) -> Uncache {
-    let block = block.clone();
-    Arc::new(move |range: ByteRange| {
-        let Some(len) = NonZeroU64::new(range.len) else { return Ok(()) };
-        rustix::fs::fadvise(block.file(), range.start, Some(len), rustix::fs::Advice::DontNeed)
-            .map_err(|e| rekindle_io::Error::os("dropping cached pages", &e.into()))
-    })
+    VolumeParts { holder, target: block.clone() as Arc<dyn Block>, fresh, usage: Some(usage.clone()) }
 }
 
 /// Goes on with the restore that `state` holds.
