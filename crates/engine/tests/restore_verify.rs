@@ -141,7 +141,7 @@ fn what_the_disk_lost_is_found_behind_its_cache_and_mended_on_the_medium() {
     assert!(peek(&*after).unwrap().unwrap().verified);
 }
 
-/// Neighbours are read at once; what the guest wrote, what lies in the edges file, and holes are not.
+/// Neighbours are read at once; what the guest wrote and holes are not. The edges come from the medium of their own file.
 #[test]
 fn a_run_is_read_at_once_and_nothing_that_is_not_compared() {
     let w = World::new();
@@ -154,6 +154,7 @@ fn a_run_is_read_at_once_and_nothing_that_is_not_compared() {
     // 16 KiB an extent: 64 are a run, and the first and the last 64 lie in the edges file.
     let read: Vec<_> = disk.read_from_medium().iter().map(|r| (r.start / EXTENT, r.len / EXTENT)).collect();
     assert_eq!(read, [(64, MID - 64), (MID + 1, ZEROS.start - MID - 1), (ZEROS.end, 192 - ZEROS.end)]);
+    assert_eq!(w.m.dir.read_from_medium("edges-0"), 2 << 20);
 }
 
 /// The guest writes an extent while its neighbour and it are read, and the mover would bring that.

@@ -115,23 +115,28 @@ impl Target {
     }
     /// Fills `out` with what lies at `offset`.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.read_by(offset, out, |at, part| self.block.read_at(at, part))
+        self.read_by(offset, out, |at, part, edge| {
+            if edge { self.edges.read_at(at, part) } else { self.block.read_at(at, part) }
+        })
     }
-    /// As `read`; the destination's part comes from its medium, whatever is cached of it.
+    /// As `read`, from the medium, whatever is cached of it.
     pub fn read_medium(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        self.read_by(offset, out, |at, part| self.block.read_medium(at, part))
+        self.read_by(offset, out, |at, part, edge| {
+            if edge { self.edges.read_medium(at, part) } else { self.block.read_medium(at, part) }
+        })
     }
+    /// `read` is told whether the place is one in the edges file.
     fn read_by(
         &self,
         offset: u64,
         out: &mut [u8],
-        read: impl Fn(u64, &mut [u8]) -> Result<()>,
+        read: impl Fn(u64, &mut [u8], bool) -> Result<()>,
     ) -> Result<()> {
         let mut rest = out;
         self.split(ByteRange::new(offset, rest.len() as u64), |at, len, edge| {
             let (part, tail) = std::mem::take(&mut rest).split_at_mut(len as usize);
             rest = tail;
-            if edge { self.edges.read_at(at, part) } else { read(at, part) }
+            read(at, part, edge)
         })
     }
     /// Writes `data` at `offset`.

@@ -53,6 +53,10 @@ impl LogFile for FaultyFile {
         self.check(FaultOp::Read)?;
         self.inner.read_at(offset, buf)
     }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.check(FaultOp::Read)?;
+        self.inner.read_medium(offset, buf)
+    }
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
         self.latch.check(&self.name)?;
         let len: usize = parts.iter().map(|p| p.len()).sum();

@@ -18,6 +18,8 @@ struct Content {
     image: Image,
     len: u64,
     synced_len: u64,
+    /// Bytes that were read from the medium.
+    from_medium: u64,
 }
 
 #[derive(Default)]
@@ -145,6 +147,10 @@ impl MemDir {
     pub fn set_free_bytes(&self, bytes: u64) {
         self.free.store(bytes, SeqCst);
     }
+    /// Bytes of the file `name` that were read from the medium so far.
+    pub fn read_from_medium(&self, name: &str) -> u64 {
+        self.folder().now.get(name).map_or(0, |i| i.content().from_medium)
+    }
     /// Bytes allocated by all files, for tests of punching.
     pub fn allocated_bytes(&self) -> u64 {
         self.folder().now.values().map(|i| i.content().image.allocated()).sum()
@@ -204,6 +210,10 @@ impl LogFile for MemFile {
         c.image.read(offset, &mut buf[..inside]);
         buf[inside..].fill(0);
         Ok(())
+    }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.inode.content().from_medium += buf.len() as u64;
+        self.read_at(offset, buf)
     }
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
         self.latch.check(&self.name)?;

@@ -30,6 +30,10 @@ use std::sync::Arc;
 pub trait LogFile: Send + Sync {
     /// Fills `buf`; bytes past the end or never written read as zeros.
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()>;
+    /// As `read_at`, from the medium: see [`Block::read_medium`](crate::block::Block::read_medium).
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buf)
+    }
     /// Writes the parts end to end from `offset`; the file grows as needed.
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()>;
     /// Begins to write a range out, so that a `sync` later has less to wait for. A hint that makes nothing durable; what

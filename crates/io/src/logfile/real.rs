@@ -4,6 +4,7 @@
 use super::{LogDir, LogFile, check_name};
 use crate::latch::{self, Latch};
 use crate::paced;
+use crate::past_cache::PastCache;
 use crate::{Error, Kind, Result};
 use rustix::fs::{self, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -101,6 +102,13 @@ impl LogFile for RealFile {
         }
         buf[done..].fill(0);
         Ok(())
+    }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let inside = self.len()?.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let (inside, behind) = buf.split_at_mut(inside);
+        behind.fill(0);
+        // Asked for a few times in the life of a file: it is opened anew each time.
+        PastCache::of(&self.file).read_medium(&self.file, offset, inside).map_err(|e| self.os(&e))
     }
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
         self.latch.check(&self.place)?;
@@ -246,5 +254,19 @@ mod tests {
         let d = RealDir::open(tmp.path()).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", tmp.path().join("f")).unwrap();
         assert!(d.open("f").is_err());
+    }
+
+    #[test]
+    fn the_medium_has_what_was_written_and_zeros_behind_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let f = RealDir::open(tmp.path()).unwrap().create("f").unwrap();
+        f.write_at(0, &[&[7; 10_000]]).unwrap();
+        for (at, len, sevens) in [(0, 8192, 8192), (0, 12_288, 10_000), (9_999, 3, 1), (10_000, 512, 0)] {
+            let mut got = vec![1; len];
+            f.read_medium(at, &mut got).unwrap();
+            let (there, behind) = got.split_at(sevens);
+            assert!(there.iter().all(|b| *b == 7) && behind.iter().all(|b| *b == 0), "{len} bytes at {at}");
+        }
+        f.read_medium(1 << 40, &mut [1; 512]).unwrap();
     }
 }

@@ -71,6 +71,9 @@ impl LogFile for WatchedFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.inner.read_at(offset, buf)
     }
+    fn read_medium(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.inner.read_medium(offset, buf)
+    }
     fn write_at(&self, offset: u64, parts: &[&[u8]]) -> Result<()> {
         let len = parts.iter().map(|p| p.len() as u64).sum();
         (self.before)(&self.name, Asked::Write(offset, len));
