@@ -15,7 +15,6 @@ use super::pending::Missing;
 use super::target::Heat;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering::*;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -59,40 +58,6 @@ impl Flight {
     }
 }
 
-/// What worker threads take from.
-#[derive(Default)]
-pub(super) struct Work {
-    demand: VecDeque<(u16, Vec<u64>)>,
-    /// To be asked for when nobody waits.
-    background: VecDeque<(u16, Vec<u64>)>,
-    /// Answers that a guest waits for: before all others, which may be a window of them.
-    awaited: VecDeque<Arrival>,
-    arrivals: VecDeque<Arrival>,
-}
-
-impl Work {
-    /// What to ask the holder for next.
-    fn asked(&mut self) -> Option<(u16, Vec<u64>, Urgency)> {
-        let of = |urgency| move |(volume, extents)| (volume, extents, urgency);
-        let demand = self.demand.pop_front().map(of(Urgency::Demand));
-        demand.or_else(|| self.background.pop_front().map(of(Urgency::Background)))
-    }
-    fn is_empty(&self) -> bool {
-        let asked = [&self.demand, &self.background];
-        asked.iter().all(|q| q.is_empty()) && self.awaited.is_empty() && self.arrivals.is_empty()
-    }
-    /// What to work off next: one answer that somebody waits for, or some of one volume that nobody does, `most` at most.
-    fn run(&mut self, most: impl Fn(&Arrival) -> usize) -> Vec<Arrival> {
-        if let Some(one) = self.awaited.pop_front() {
-            return vec![one];
-        }
-        let Some(first) = self.arrivals.front() else { return Vec::new() };
-        let (volume, most) = (first.volume, most(first).max(1));
-        let n = self.arrivals.iter().take(most).take_while(|a| a.volume == volume).count();
-        self.arrivals.drain(..n).collect()
-    }
-}
-
 /// Where the holder's answers come in.
 struct Arrivals {
     parts: Weak<Parts>,
@@ -115,11 +80,10 @@ impl FetchSink for Arrivals {
             parts.arrived(vec![arrival]);
         } else {
             // Opening and writing are for our threads, not for the holder's.
-            let mut work = lock(&parts.work);
-            let queue = if awaited { &mut work.awaited } else { &mut work.arrivals };
-            queue.push_back(arrival);
-            drop(work);
-            parts.work_came.notify_one();
+            let full = parts.full_run(self.volume);
+            if lock(&parts.work).came(arrival, awaited, full) {
+                parts.work_came.notify_one();
+            }
         }
     }
 }
@@ -229,12 +193,20 @@ impl Parts {
             self.ask(&self.volumes[volume as usize], &extents, urgency);
             return true;
         }
-        let run =
-            work.run(|a| (RUN_BYTES >> self.volumes[a.volume as usize].geometry.extent.shift()) as usize);
+        let before = work.landing;
+        let run = work.run(|v| self.full_run(v));
+        let lands = work.landing > before;
         drop(work);
         let any = !run.is_empty();
         self.arrived(run);
+        if lands {
+            lock(&self.work).landing -= 1;
+        }
         any
+    }
+    /// Answers of a volume in a full run.
+    fn full_run(&self, volume: u16) -> usize {
+        ((RUN_BYTES >> self.volumes[volume as usize].geometry.extent.shift()) as usize).max(1)
     }
     /// Somebody waits for it.
     fn is_awaited(&self, a: &Arrival) -> bool {
@@ -283,7 +255,7 @@ impl Parts {
     /// Waits until there may be work for a worker.
     pub fn wait_for_work(&self, at_most: Duration) {
         let work = lock(&self.work);
-        if work.is_empty() {
+        if work.is_empty(|v| self.full_run(v)) {
             let _ = self.work_came.wait_timeout(work, at_most);
         }
     }

@@ -36,6 +36,7 @@ mod threads;
 mod verify;
 mod volume;
 mod waiting;
+mod work;
 mod write_log;
 mod zeros;
 

@@ -4,12 +4,13 @@
 //! across none of them but the log's index and a write to the target.
 
 use super::claims::Claims;
-use super::fetch::{FetchObserver, Flight, Work};
+use super::fetch::{FetchObserver, Flight};
 use super::lock;
 use super::pages::Pages;
 use super::plan::{PlanRecord, PlanSlot};
 use super::target::Target;
 use super::waiting::WaitingWrites;
+use super::work::Work;
 use super::write_log::WriteLog;
 use crate::damage::Damaged;
 use rekindle_core::hydrate::Place;

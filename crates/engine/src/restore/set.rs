@@ -6,7 +6,7 @@
 //! threads loop over them, and tests call them by hand.
 
 use super::claims::{CHUNK, Claims};
-use super::fetch::{FetchObserver, Work};
+use super::fetch::FetchObserver;
 use super::lock;
 use super::mover::{Mover, MoverPace, Step};
 use super::pages::Pages;
@@ -16,6 +16,7 @@ use super::stamp::{Owner, Stamp, judge};
 use super::target::{Heat, LABEL, Label, Target};
 use super::volume::RestoreVolume;
 use super::waiting::WaitingWrites;
+use super::work::Work;
 use super::write_log::{LogLimits, LogReport, WriteLog};
 use rekindle_core::volume::{ExtentRange, Generation, Geometry, Uuid};
 use rekindle_io::block::Block;
