@@ -104,7 +104,7 @@ impl Parts {
         }
         drop(flights);
         // It came between the look and now.
-        missing.take_here(volume, extent);
+        missing.take_here(volume, extent, volume.claims.state(extent).place());
         false
     }
     /// With nothing absent any more: what reads still wait for, because the holder is away, the guest has overwritten since.
@@ -112,10 +112,11 @@ impl Parts {
     pub fn end_flights(&self) {
         for volume in &self.volumes {
             let flights = std::mem::take(&mut *lock(&volume.flights));
-            let waiting = |(extent, f): (&u64, &Flight)| {
-                f.waiting.iter().for_each(|(_, m)| m.take_here(volume, *extent))
-            };
-            flights.iter().for_each(waiting);
+            for (extent, flight) in &flights {
+                // What came last counts as here a moment before its claim ends.
+                let place = volume.claims.claim(*extent).place();
+                flight.waiting.iter().for_each(|(_, m)| m.take_here(volume, *extent, place));
+            }
         }
     }
     /// Starts the fetches a read asked for.
@@ -258,5 +259,54 @@ impl Parts {
         if work.is_empty(|v| self.full_run(v)) {
             let _ = self.work_came.wait_timeout(work, at_most);
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "shuttle")))]
+mod tests {
+    use super::super::{NewVolume, RestoreOptions, RestoreSet, VolumeParts};
+    use super::*;
+    use rekindle_core::volume::{ExtentBytes, ExtentRange, Geometry, Uuid};
+    use rekindle_io::block::{Block, BlockExt, MemBlock};
+    use rekindle_io::clock::ManualClock;
+    use rekindle_io::holder::MemHolder;
+    use rekindle_io::logfile::MemDir;
+
+    const E: u64 = 16 << 10;
+
+    /// The counters say that nothing is missing before the byte of the last extent says where that is.
+    #[test]
+    fn flights_end_with_what_is_here_when_the_claim_ends() {
+        let g = Geometry::new(256 * E, ExtentBytes::new(E).unwrap(), 512, 4096).unwrap();
+        let holder = MemHolder::from_pattern(g, &[ExtentRange { start: 0, end: 256 }], 1);
+        holder.hold();
+        let target: Arc<dyn Block> = MemBlock::new(g.size);
+        let parts = VolumeParts { holder: holder.clone(), target, fresh: true, usage: None };
+        let (name, destination) = ("data".into(), "disk".into());
+        let volume = NewVolume { name, volume: Uuid([1; 16]), origin: None, destination, parts };
+        let clock = Arc::new(ManualClock::default());
+        let set =
+            RestoreSet::create(MemDir::new(), "s", vec![volume], RestoreOptions::default(), clock).unwrap();
+        let (tell, heard) = std::sync::mpsc::channel();
+        let device = set.volumes()[0].clone();
+        // Not waited for: it waits for ever if nobody answers.
+        std::thread::spawn(move || {
+            let mut out = [0; 512];
+            let _ = tell.send(device.read_at(100 * E, &mut out).map(|()| out));
+        });
+        while holder.held() == 0 {
+            std::thread::yield_now();
+        }
+        let v = &set.parts.volumes[0];
+        let claim = v.claims.claim(100);
+        v.target.write(100 * E, &[7; E as usize], Heat::Hot).unwrap();
+        let parts = set.parts.clone();
+        let ends = std::thread::spawn(move || parts.end_flights());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!ends.is_finished());
+        claim.release(rekindle_core::hydrate::Place::Local);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap().unwrap(), [7; 512]);
+        holder.release(1);
+        assert!(!set.is_absent(0, 100) && !set.parts.volumes[0].claims.state(100).is_fetching());
     }
 }

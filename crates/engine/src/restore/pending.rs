@@ -78,12 +78,12 @@ impl Missing {
             Ok(())
         });
     }
-    /// Takes it from where it is: the target has `extent`, or it is zero.
-    pub fn take_here(&self, volume: &Volume, extent: u64) {
+    /// Takes it from where `extent` is: not with the holder any more.
+    pub fn take_here(&self, volume: &Volume, extent: u64, place: Place) {
+        assert!(place != Place::Absent, "extent {extent} was taken from where it is not");
         let start = volume.geometry.extent_bytes(extent).start + self.within.start;
-        let local = volume.claims.state(extent).place() == Place::Local;
         self.fill(|out| {
-            if local {
+            if place == Place::Local {
                 return volume.target.read(start, out);
             }
             out.fill(0);
