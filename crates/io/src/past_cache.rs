@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Result};
 use std::num::NonZeroU64;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Most bytes put into the page cache at once: more make huge folios, which cost up to ten times the time, then and at every
@@ -46,8 +46,19 @@ fn is_surely_direct(file: &File) -> bool {
     told.is_ok_and(|s| s.stx_mask & StatxFlags::DIOALIGN.bits() != 0 && s.stx_dio_offset_align != 0)
 }
 
+/// What a folio of the cache of `file` holds at least, in bytes: a page (64 KiB on some machines), or a block of a file system
+/// that has larger ones.
+fn folio_min(file: &File) -> u64 {
+    let block = file.metadata().map_or(0, |m| m.blksize());
+    let page = rustix::param::page_size() as u64;
+    // More is a hint how to read, not a block.
+    if block.is_power_of_two() && block <= PAGE_MAX { block.max(page) } else { page }
+}
+
 pub(crate) struct PastCache {
     file: Option<File>,
+    /// Bytes of the smallest folio.
+    folio: u64,
     /// What is read never comes from the cache.
     sure: bool,
     /// The file system opens files so, and refuses to use them so.
@@ -60,7 +71,7 @@ impl PastCache {
         let same = format!("/proc/self/fd/{}", file.as_raw_fd());
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(same);
         let sure = opened.as_ref().is_ok_and(is_surely_direct);
-        PastCache { file: opened.ok(), sure, refused: AtomicBool::new(false) }
+        PastCache { file: opened.ok(), folio: folio_min(file), sure, refused: AtomicBool::new(false) }
     }
     /// Whether it is any use.
     pub(crate) fn works(&self) -> bool {
@@ -75,9 +86,10 @@ impl PastCache {
         let file = self.takes(at, buf)?;
         self.unless_refused(file.read_exact_at(buf, at))
     }
-    /// Writes all of `bytes`; `None`: they have to go through the cache.
+    /// Writes all of `bytes`; `None`: they have to go through the cache, as what shares a folio with its neighbours does.
     pub(crate) fn write(&self, at: u64, bytes: &[u8]) -> Option<Result<()>> {
-        let file = self.takes(at, bytes)?;
+        let whole = at.is_multiple_of(self.folio) && (bytes.len() as u64).is_multiple_of(self.folio);
+        let file = self.takes(at, bytes).filter(|_| whole)?;
         self.unless_refused(file.write_all_at(bytes, at))
     }
     /// Reads from the medium, of whatever place, length and memory, what was written through `file`, which this is; where the
@@ -126,7 +138,7 @@ impl PastCache {
     /// As if it had been opened so.
     #[cfg(test)]
     pub(crate) fn through(file: File) -> PastCache {
-        PastCache { file: Some(file), sure: true, refused: AtomicBool::new(false) }
+        PastCache { file: Some(file), folio: ALIGN as u64, sure: true, refused: AtomicBool::new(false) }
     }
 }
 
@@ -198,6 +210,25 @@ mod tests {
         let mut buf = [0; 1000];
         refused.read_medium(tmp.as_file(), 100, &mut buf).unwrap();
         assert!(buf[..] == bytes[100..1100]);
+    }
+
+    /// Extents of 16 KiB where pages have 64: one that is filled would share its folio with what the guest writes.
+    #[test]
+    fn what_shares_a_folio_goes_through_the_cache() {
+        let (tmp, past) = file_of(&[7; 1 << 20]);
+        assert!(past.folio >= 4096 && past.folio <= PAGE_MAX && past.folio.is_power_of_two());
+        let past = PastCache { folio: 64 << 10, ..past };
+        let (one, four) = (Aligned::new(16 << 10), Aligned::new(64 << 10));
+        for (at, bytes) in [(16 << 10, &one), (64 << 10, &one), (16 << 10, &four)] {
+            assert!(past.write(at, bytes).is_none(), "{} bytes at {at}", bytes.len());
+        }
+        if past.works() {
+            past.write(64 << 10, &four).unwrap().unwrap();
+            let mut got = Aligned::new(16 << 10);
+            past.read(80 << 10, &mut got).unwrap().unwrap();
+            assert!(got.iter().all(|b| *b == 0));
+        }
+        drop(tmp);
     }
 
     /// The cache is the guest's: it is neither filled nor emptied, unless there is no other way to the medium.
