@@ -13,6 +13,7 @@ use super::lock;
 use super::parts::{Parts, Volume};
 use super::pending::Missing;
 use super::target::Heat;
+use super::work::Work;
 use rekindle_io::holder::{FetchSink, Fetched, Urgency};
 use rekindle_io::{Error, Kind, Result};
 use std::sync::atomic::Ordering::*;
@@ -55,6 +56,15 @@ impl Flight {
     /// Somebody waits for it.
     pub(super) fn is_awaited(&self) -> bool {
         self.urgency == Urgency::Demand || !self.waiting.is_empty()
+    }
+}
+
+/// A run is being written; it ends however that ends.
+struct Landing<'a>(&'a Mutex<Work>);
+
+impl Drop for Landing<'_> {
+    fn drop(&mut self) {
+        lock(self.0).landing -= 1;
     }
 }
 
@@ -196,13 +206,10 @@ impl Parts {
         }
         let before = work.landing;
         let run = work.run(|v| self.full_run(v));
-        let lands = work.landing > before;
+        let _landing = (work.landing > before).then(|| Landing(&self.work));
         drop(work);
         let any = !run.is_empty();
         self.arrived(run);
-        if lands {
-            lock(&self.work).landing -= 1;
-        }
         any
     }
     /// Answers of a volume in a full run.

@@ -38,6 +38,7 @@ struct Switches {
     held: Vec<(u64, Arc<dyn FetchSink>)>,
     bases: BTreeMap<Uuid, Difference>,
     then: Option<Box<dyn FnOnce() + Send>>,
+    then_look: Option<Box<dyn FnOnce() + Send>>,
     backwards: bool,
     knows_ids: bool,
 }
@@ -75,6 +76,7 @@ impl MemHolder {
             held: Vec::new(),
             bases: BTreeMap::new(),
             then: None,
+            then_look: None,
             backwards: false,
             knows_ids: false,
         };
@@ -127,6 +129,10 @@ impl MemHolder {
     /// The next fetch begins with this, on the asking thread.
     pub fn at_next_fetch(&self, then: impl FnOnce() + Send + 'static) {
         self.lock().then = Some(Box::new(then));
+    }
+    /// The next look at what is present begins with this, on the thread that looks.
+    pub fn at_next_look(&self, then: impl FnOnce() + Send + 'static) {
+        self.lock().then_look = Some(Box::new(then));
     }
     /// Its own order is the reverse from now on.
     pub fn store_backwards(&self) {
@@ -239,6 +245,10 @@ impl Holder for MemHolder {
     fn presence(&self, first: u64, count: u64, out: &mut Vec<Presence>) -> Result<()> {
         if first.checked_add(count).is_none_or(|end| end > self.geometry.extents()) {
             return Err(Error::new(Kind::Invalid, "presence was asked for behind the end of the volume"));
+        }
+        let then = self.lock().then_look.take();
+        if let Some(then) = then {
+            then();
         }
         let backwards = self.lock().backwards;
         let order = |e| if backwards { self.geometry.extents() - e } else { e };

@@ -5,6 +5,7 @@ use super::super::set::RestoreSet;
 use super::super::target::Heat;
 use super::inbox::Inbox;
 use super::metadata::metadata_extents;
+use super::rest::{VolumeRest, WindowLook};
 use super::state::{Asked, Look, State};
 use super::{Away, FillOptions, FillStatus, FillStep};
 use rekindle_core::hydrate::{Outcome, Source, TooManyFirst};
@@ -74,6 +75,13 @@ impl Fill {
             s.look_online(&self.set, now);
             match self.decide(&mut s, now) {
                 Ok(batch) => batch,
+                Err(FillStep::Worked) => match s.rests.iter_mut().find_map(VolumeRest::look) {
+                    Some(look) => {
+                        drop(s);
+                        return self.look(look);
+                    }
+                    None => return FillStep::Worked,
+                },
                 Err(step) => return step,
             }
         };
@@ -84,6 +92,23 @@ impl Fill {
             }
         }
         FillStep::Worked
+    }
+    /// Without the lock: the holder may take its time, and status, a stop and what came are not kept waiting for it.
+    fn look(&self, mut look: WindowLook) -> FillStep {
+        look.run(&self.stopping);
+        let now = self.clock.now();
+        let mut s = self.heard(now);
+        let failed = s.rests[look.volume as usize].looked(look);
+        let step = match failed {
+            Some(e) => {
+                s.failed(None, e, now);
+                FillStep::Wait(Duration::from_millis(10))
+            }
+            None => FillStep::Worked,
+        };
+        drop(s);
+        self.inbox.ring();
+        step
     }
     /// The state with all that was reported so far.
     fn heard(&self, now: Duration) -> MutexGuard<'_, State> {
@@ -151,17 +176,10 @@ impl Fill {
             let next = match s.schedule.next(&mut look) {
                 Outcome::Fetch(next) => next,
                 Outcome::Swept => break,
-                Outcome::Again => {
-                    let error = s.rests.iter_mut().find_map(|r| r.error.take());
-                    return match error {
-                        _ if !batch.is_empty() => break,
-                        Some(e) => {
-                            s.failed(None, e, now);
-                            Err(FillStep::Wait(Duration::from_millis(10)))
-                        }
-                        None => Err(FillStep::Worked),
-                    };
-                }
+                Outcome::Again if !batch.is_empty() => break,
+                // Many were refused; or another thread looks what comes next.
+                Outcome::Again if s.rests.iter().all(|r| !r.looked_at) => return Err(FillStep::Worked),
+                Outcome::Again => return Err(FillStep::Wait(Duration::from_millis(100))),
             };
             let volume = next.volume as u16;
             let heat = if next.source == Source::Rest { Heat::Cold } else { Heat::Hot };

@@ -601,3 +601,21 @@ fn status_knows_of_what_came_since_the_last_step() {
     assert_eq!((status.in_flight, w.fetched(Source::Rest)), (0, 2));
     assert!(status.fetched_bytes > 0);
 }
+
+/// A store that hangs keeps its own readers waiting, not who asks how it goes or tells it to end.
+#[test]
+fn nobody_waits_for_a_look_at_the_holder() {
+    let w = world(Make::default(), FillOptions::default());
+    let (tell, heard) = std::sync::mpsc::channel();
+    let (fill, set) = (w.fill.clone(), w.set.clone());
+    w.holders[0].at_next_look(move || {
+        let asked = fill.clone();
+        std::thread::spawn(move || tell.send((asked.status().in_flight, asked.step())));
+        let (in_flight, step) =
+            heard.recv_timeout(Duration::from_secs(10)).expect("status waits for the holder");
+        assert_eq!((in_flight, step), (0, FillStep::Wait(Duration::from_millis(100))), "one look at a time");
+        assert!(set.is_absent(0, 5));
+    });
+    assert_eq!(w.steps(400), FillStep::Complete);
+    w.check_contents();
+}
