@@ -200,9 +200,9 @@ class Qmp:
     """The monitor of qemu-storage-daemon, and when the stream ended."""
 
     def __init__(self, path):
-        until(path.exists, "the monitor")
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.connect(str(path))
+        # It is there a moment before it is listened to.
+        until(lambda: path.exists() and self.socket.connect_ex(str(path)) == 0, "the monitor")
         self.file = self.socket.makefile("rw")
         self.file.readline()
         self.answers, self.ended = [], []
