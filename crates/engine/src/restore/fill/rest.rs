@@ -4,7 +4,7 @@
 use super::super::set::RestoreSet;
 use rekindle_core::hydrate::{Pass, Rest};
 use rekindle_core::volume::ExtentRange;
-use rekindle_io::Error;
+use rekindle_io::Result;
 use rekindle_io::holder::{Holder, Presence};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -28,10 +28,16 @@ pub(super) struct VolumeRest {
     at: u64,
     /// What the last look found.
     found: VecDeque<u64>,
-    /// Nothing can be given before another look.
-    wants_look: bool,
-    /// Somebody looks.
-    pub(super) looked_at: bool,
+    ahead: Ahead,
+}
+
+/// Whether the windows behind `at` are being looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ahead {
+    /// There is still something to be given.
+    Unneeded,
+    Wanted,
+    UnderWay,
 }
 
 impl VolumeRest {
@@ -42,25 +48,26 @@ impl VolumeRest {
         holder: Arc<dyn Holder>,
         linear: bool,
     ) -> Self {
-        let found = VecDeque::new();
-        let (at, wants_look, looked_at) = (0, false, false);
-        VolumeRest { set, volume, extents, holder, linear, at, found, wants_look, looked_at }
+        let (at, found, ahead) = (0, VecDeque::new(), Ahead::Unneeded);
+        VolumeRest { set, volume, extents, holder, linear, at, found, ahead }
     }
     /// The look it waits for, if nobody is at it: to be taken without the lock, then [`VolumeRest::looked`] is told.
     pub(super) fn look(&mut self) -> Option<WindowLook> {
-        if !self.wants_look || self.looked_at {
+        if self.ahead != Ahead::Wanted {
             return None;
         }
-        (self.wants_look, self.looked_at) = (false, true);
-        let (set, holder) = (self.set.clone(), self.holder.clone());
-        let (presence, sorted, found) = (Vec::new(), Vec::new(), VecDeque::new());
+        self.ahead = Ahead::UnderWay;
+        let (set, holder, found) = (self.set.clone(), self.holder.clone(), VecDeque::new());
         let (volume, extents, linear, at) = (self.volume, self.extents, self.linear, self.at);
-        Some(WindowLook { set, volume, extents, holder, linear, at, presence, sorted, found, error: None })
+        Some(WindowLook { set, volume, extents, holder, linear, at, found })
     }
-    /// Takes in what a look found; why it could not see all, if so: what it did not see is looked at again.
-    pub(super) fn looked(&mut self, look: WindowLook) -> Option<Error> {
-        (self.at, self.found, self.looked_at) = (look.at, look.found, false);
-        look.error
+    /// Somebody looks.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.ahead == Ahead::UnderWay
+    }
+    /// Takes in what a look found.
+    pub(super) fn looked(&mut self, look: WindowLook) {
+        (self.at, self.found, self.ahead) = (look.at, look.found, Ahead::Unneeded);
     }
 }
 
@@ -71,7 +78,9 @@ impl Rest for VolumeRest {
             self.at = 0;
             return Pass::Over;
         }
-        self.wants_look = out.is_empty();
+        if out.is_empty() && self.ahead == Ahead::Unneeded {
+            self.ahead = Ahead::Wanted;
+        }
         Pass::More
     }
 }
@@ -84,85 +93,75 @@ pub(super) struct WindowLook {
     holder: Arc<dyn Holder>,
     linear: bool,
     at: u64,
-    presence: Vec<Presence>,
-    sorted: Vec<(u64, u64)>,
     found: VecDeque<u64>,
-    /// Why a window could not be looked at.
-    error: Option<Error>,
 }
 
 impl WindowLook {
-    /// Looks until something is found, everything has been looked at, it has passed over much, or `ends`.
-    pub(super) fn run(&mut self, ends: &AtomicBool) {
+    /// Looks until something is found, everything has been looked at, it has passed over much, or `ends`. Why it could not
+    /// see all, if so: what it did not see is looked at again.
+    pub(super) fn run(&mut self, ends: &AtomicBool) -> Result<()> {
         for _ in 0..SKIP {
             if ends.load(Acquire) {
                 break;
             }
             let window = ExtentRange { start: self.at, end: (self.at + WINDOW).min(self.extents) };
-            if window.iter().any(|e| self.set.is_absent(self.volume, e)) && !self.window(window) {
-                break; // `error` says why; the window is looked at again.
+            if window.iter().any(|e| self.set.is_absent(self.volume, e)) {
+                self.window(window)?;
             }
             self.at = window.end;
             if !self.found.is_empty() || self.at >= self.extents {
                 break;
             }
         }
+        Ok(())
     }
-    /// Looks at one window; false: could not. Damaged metadata loses what it describes, not the whole window.
-    fn window(&mut self, window: ExtentRange) -> bool {
-        self.presence.clear();
-        match self.holder.presence(window.start, window.count(), &mut self.presence) {
+    /// Looks at one window. Damaged metadata loses what it describes, not the whole window.
+    fn window(&mut self, window: ExtentRange) -> Result<()> {
+        let mut presence = Vec::with_capacity(window.count() as usize);
+        match self.holder.presence(window.start, window.count(), &mut presence) {
             Ok(()) => {}
             Err(e) if e.is_loss() && window.count() > DESCRIBED => {
                 let parts = (window.start..window.end).step_by(DESCRIBED as usize);
                 let mut parts =
                     parts.map(|start| ExtentRange { start, end: (start + DESCRIBED).min(window.end) });
-                return parts.all(|part| self.window(part));
+                return parts.try_for_each(|part| self.window(part));
             }
             Err(e) if e.is_loss() => {
                 self.set.lost(self.volume, window, &e);
-                return true;
+                return Ok(());
             }
-            Err(e) => {
-                self.error = Some(e);
-                return false;
-            }
+            Err(e) => return Err(e),
         }
-        let presence = std::mem::take(&mut self.presence);
-        let looked = self.sort_out(window, &presence);
-        self.presence = presence;
-        self.sorted.sort_unstable();
-        self.found.extend(self.sorted.drain(..).map(|(_, extent)| extent));
+        let mut absent = Vec::new();
+        let looked = self.sort_out(window, &presence, &mut absent);
+        absent.sort_unstable();
+        self.found.extend(absent.into_iter().map(|(_, extent)| extent));
         looked
     }
-    /// Zeros are made zero, what is stored and absent is put aside.
-    fn sort_out(&mut self, window: ExtentRange, presence: &[Presence]) -> bool {
+    /// Zeros are made zero, what is stored and absent is put aside with its place in the order.
+    fn sort_out(
+        &self,
+        window: ExtentRange,
+        presence: &[Presence],
+        absent: &mut Vec<(u64, u64)>,
+    ) -> Result<()> {
         let mut zeros: Option<ExtentRange> = None;
         for (extent, p) in window.iter().zip(presence) {
             match (p, &mut zeros) {
                 (Presence::Zero, Some(z)) if z.end == extent => z.end += 1,
                 (Presence::Zero, _) => {
-                    if !self.make_zero(zeros.replace(ExtentRange { start: extent, end: extent + 1 })) {
-                        return false;
-                    }
+                    self.make_zero(zeros.replace(ExtentRange { start: extent, end: extent + 1 }))?;
                 }
                 (Presence::Stored { order, .. }, _) => {
                     if self.set.is_absent(self.volume, extent) {
-                        self.sorted.push((if self.linear { extent } else { *order }, extent));
+                        absent.push((if self.linear { extent } else { *order }, extent));
                     }
                 }
             }
         }
         self.make_zero(zeros)
     }
-    fn make_zero(&mut self, zeros: Option<ExtentRange>) -> bool {
-        let Some(zeros) = zeros else { return true };
-        match self.set.make_zero(self.volume, zeros) {
-            Ok(_) => true,
-            Err(e) => {
-                self.error = Some(e);
-                false
-            }
-        }
+    fn make_zero(&self, zeros: Option<ExtentRange>) -> Result<()> {
+        zeros.map_or(Ok(()), |zeros| self.set.make_zero(self.volume, zeros).map(drop))
     }
 }

@@ -95,16 +95,16 @@ impl Fill {
     }
     /// Without the lock: the holder may take its time, and status, a stop and what came are not kept waiting for it.
     fn look(&self, mut look: WindowLook) -> FillStep {
-        look.run(&self.stopping);
+        let seen = look.run(&self.stopping);
         let now = self.clock.now();
         let mut s = self.heard(now);
-        let failed = s.rests[look.volume as usize].looked(look);
-        let step = match failed {
-            Some(e) => {
+        s.rests[look.volume as usize].looked(look);
+        let step = match seen {
+            Ok(()) => FillStep::Worked,
+            Err(e) => {
                 s.failed(None, e, now);
                 FillStep::Wait(Duration::from_millis(10))
             }
-            None => FillStep::Worked,
         };
         drop(s);
         self.inbox.ring();
@@ -178,7 +178,9 @@ impl Fill {
                 Outcome::Swept => break,
                 Outcome::Again if !batch.is_empty() => break,
                 // Many were refused; or another thread looks what comes next.
-                Outcome::Again if s.rests.iter().all(|r| !r.looked_at) => return Err(FillStep::Worked),
+                Outcome::Again if !s.rests.iter().any(VolumeRest::is_looked_at) => {
+                    return Err(FillStep::Worked);
+                }
                 Outcome::Again => return Err(FillStep::Wait(Duration::from_millis(100))),
             };
             let volume = next.volume as u16;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::restore::{Heat, NewVolume, RestoreOptions, RestoreSet, VolumeParts};
-use rekindle_core::hydrate::{Reason, Source, Threshold};
+use rekindle_core::hydrate::{Pass, Reason, Rest, Source, Threshold};
 use rekindle_core::volume::{ByteRange, ExtentBytes, ExtentRange, Geometry, Uuid};
 use rekindle_io::Kind;
 use rekindle_io::block::{Answer, Block, BlockExt, CompletionSink, FaultyBlock, MemBlock, Op, Request};
@@ -10,7 +10,9 @@ use rekindle_io::clock::{Clock, ManualClock, SystemClock};
 use rekindle_io::fault::{FaultOp, FaultPlan};
 use rekindle_io::holder::MemHolder;
 use rekindle_io::logfile::MemDir;
+use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 const EXTENT: u64 = 1 << 16;
 
@@ -618,4 +620,20 @@ fn nobody_waits_for_a_look_at_the_holder() {
     });
     assert_eq!(w.steps(400), FillStep::Complete);
     w.check_contents();
+}
+
+/// Who wants more while another looks must not have what that finds overwritten by one more look.
+#[test]
+fn what_a_look_found_is_given_before_the_next() {
+    let w = world(Make::default(), FillOptions::default());
+    let rest = &mut w.fill.state.lock().unwrap().rests[0];
+    let mut out = VecDeque::new();
+    assert_eq!(rest.chunk(&mut out), Pass::More);
+    let mut look = rest.look().expect("nothing is known yet");
+    rest.chunk(&mut out);
+    look.run(&AtomicBool::new(false)).unwrap();
+    rest.looked(look);
+    assert!(out.is_empty() && rest.look().is_none());
+    rest.chunk(&mut out);
+    assert_eq!(out.len(), 100);
 }
