@@ -34,6 +34,13 @@ fn restore(s: &Sandbox, more: &[&str]) -> Running {
     s.start(&args)
 }
 
+/// So slow that it cannot be complete; online.
+fn restoring(s: &Sandbox) -> Running {
+    let mut r = restore(s, &["--limit", "1kB/s"]);
+    r.says("nbd+unix");
+    r
+}
+
 /// `text` at the beginning of a sector of zeros.
 fn sector(text: &str) -> Vec<u8> {
     let mut sector = text.as_bytes().to_vec();
@@ -117,9 +124,7 @@ fn online_at_once_then_filled_verified_and_settled() {
 fn killed_and_interrupted_it_goes_on_where_it_was() {
     let s = Sandbox::new();
     let mut bytes = lost(&s);
-    // So slow that it cannot be complete.
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     let mut c = client(&s, "");
     put(&mut c, &mut bytes, 4096, "first");
     c.flush().unwrap();
@@ -234,8 +239,7 @@ fn a_restore_that_could_not_be_served_is_known() {
 fn a_discard_that_is_refused_changes_nothing() {
     let s = Sandbox::new();
     let mut bytes = lost(&s);
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     let mut c = client(&s, "db");
     std::fs::rename(s.path("new.raw"), s.path("away.raw")).unwrap();
     let other = s.file("new.raw", data(SIZE, 3));
@@ -259,8 +263,7 @@ fn a_discard_that_is_refused_changes_nothing() {
 fn an_interrupted_restore_is_found_when_its_name_has_another_disk() {
     let s = Sandbox::new();
     lost(&s);
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     r.child.kill().unwrap();
     r.child.wait().unwrap();
     let interrupted = |args: &[&str]| {
@@ -297,8 +300,7 @@ fn a_look_at_a_large_interrupted_restore_counts_nothing() {
     let path = s.file("lost.raw", data(1 << 20, 1));
     std::fs::File::options().write(true).open(&path).unwrap().set_len((1 << 40) + (64 << 10)).unwrap();
     s.ok(&["backup", &path, "--as", "db"]);
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     r.child.kill().unwrap();
     r.child.wait().unwrap();
     let told = s.json(&["status"]);
@@ -401,8 +403,7 @@ fn what_a_drill_read_comes_first_in_the_next_restore() {
 fn serve_goes_on_with_an_interrupted_restore() {
     let s = Sandbox::new();
     let bytes = lost(&s);
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     r.child.kill().unwrap();
     r.child.wait().unwrap();
     let mut serve = s.start(&["serve", "db", "./new.raw", "--listen", &format!("unix:{}", s.text("n.sock"))]);
@@ -425,8 +426,7 @@ fn killed_while_it_begins_the_same_command_begins_again() {
     let labelled = || std::fs::read(&to).is_ok_and(|b| b.starts_with(LABEL));
     const LABEL: &[u8] = b"rekindle: this is not a volume yet";
     let begins_again = || {
-        let mut r = restore(&s, &["--limit", "1kB/s"]);
-        r.says("nbd+unix");
+        let mut r = restoring(&s);
         assert!(whole(&mut client(&s, "db")) == bytes);
         s.ok(&["discard", "db", "--yes", "db"]);
         assert_eq!((r.end(), to.exists(), state.exists()), (0, false, false), "{}", r.said());
@@ -581,16 +581,14 @@ fn thrown_away_only_by_name() {
     assert_eq!(planned["write_bytes"], 4 << 20, "a third of the disk is zeros");
     assert!((4 << 20..5 << 20).contains(&fetched), "what does not compress is fetched as it is: {fetched}");
     assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists(), "-n makes nothing");
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     assert!(s.fails(14, &["discard", "db"]).contains("--yes db"));
     assert!(s.ok(&["discard", "db", "-n"]).contains("would lose"));
     assert!(s.ok(&["discard", "db", "--yes", "db"]).contains("new.raw"));
     assert_eq!(r.end(), 0, "{}", r.said());
     assert!(!s.path("new.raw").exists() && !s.path("new.raw.rekindle").exists());
     // The name is free, the snapshot is there. Interrupted, it can be thrown away without being served again.
-    let mut r = restore(&s, &["--limit", "1kB/s"]);
-    r.says("nbd+unix");
+    let mut r = restoring(&s);
     r.signal(libc::SIGINT);
     assert_eq!(r.end(), 130);
     assert!(s.fails(14, &["discard", "db"]).contains("half-restored"));
@@ -607,8 +605,7 @@ fn halves_that_do_not_fit_are_refused_and_strange_files_are_left_alone() {
     let s = Sandbox::new();
     lost(&s);
     let interrupted = || {
-        let mut r = restore(&s, &["--limit", "1kB/s"]);
-        r.says("nbd+unix");
+        let mut r = restoring(&s);
         r.signal(libc::SIGINT);
         assert_eq!(r.end(), 130);
     };

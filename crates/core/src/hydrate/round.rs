@@ -1,7 +1,7 @@
 //! Latency by rounds: what requests took that were all asked for in one window.
 //!
-//! A queue delays them all; a busy machine, or a store with a tail, delays some. So a round is judged by its lower quartile,
-//! and how far the others lie from that is noise.
+//! A queue delays them all; a busy machine, or a store with a tail, delays some. So a round is judged by what the
+//! quickest third took at most, and how far the others lie from that is noise.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const ANSWERS: usize = 16;
 /// So few are enough where they agree.
 const ANSWERS_ALIKE: usize = 4;
-/// They agree when their deviation is below this share of what they took.
+/// They agree when their deviation, over the root of their number, is below this share of what they took.
 const ALIKE: f64 = 0.1;
 /// What one round counts for beside all before it.
 const SHARE: f64 = 0.25;
@@ -67,7 +67,7 @@ pub(super) fn latency(took: &Range<Duration>) -> f64 {
 pub(super) struct Took {
     /// Seconds, their mean: what is on the way is as much as comes in so long (Little's law).
     pub(super) mean: f64,
-    /// Seconds, their lower quartile.
+    /// Seconds, what the quickest third of them took at most.
     pub(super) low: f64,
     /// Seconds, how far they deviate from it.
     pub(super) noise: f64,

@@ -9,7 +9,7 @@
 //! How long requests take without us is measured with the window at its least (`round`): every [`PROBE`] it falls to that for
 //! one round and the queue drains, which costs less than a hundredth of the time; what is only ever measured with our own
 //! queue standing creeps upwards. Answers are late without any queue of ours too: where a store has a tail, where others use
-//! the link, and where a busy machine reads them late. That delays some, a queue all: so the lower quartile says whether a
+//! the link, and where a busy machine reads them late. That delays some, a queue all: so the quickest third says whether a
 //! queue stands, how far answers vary is no delay to be avoided, and the mean says how much must be on the way. Taken for a
 //! queue, such delay would hold the window at its least for ever; but there it is found out, and the window opens again.
 //! Never steered by a single late answer, nor by p99: a tail would do the same.

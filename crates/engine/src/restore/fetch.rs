@@ -204,13 +204,16 @@ impl Parts {
             self.ask(&self.volumes[volume as usize], &extents, urgency);
             return true;
         }
-        let before = work.landing;
-        let run = work.run(|v| self.full_run(v));
-        let _landing = (work.landing > before).then(|| Landing(&self.work));
+        if let Some(one) = work.awaited() {
+            drop(work);
+            self.arrived(vec![one]);
+            return true;
+        }
+        let Some(run) = work.run(|v| self.full_run(v)) else { return false };
         drop(work);
-        let any = !run.is_empty();
+        let _landing = Landing(&self.work);
         self.arrived(run);
-        any
+        true
     }
     /// Answers of a volume in a full run.
     fn full_run(&self, volume: u16) -> usize {

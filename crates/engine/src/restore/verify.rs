@@ -234,6 +234,7 @@ impl RestoreSet {
                 self.parts.fail(e.clone());
                 return Err(e);
             }
+            self.parts.put_back(buf);
         }
         Ok(())
     }

@@ -33,18 +33,19 @@ impl Work {
         self.arrivals.push_back(arrival);
         self.arrivals.len() == 1 && self.landing == 0 || self.arrivals.len().is_multiple_of(full)
     }
-    /// What to work off next: one answer that somebody waits for, or some of one volume that nobody does. Of these one thread
+    /// The next answer that somebody waits for.
+    pub(super) fn awaited(&mut self) -> Option<Arrival> {
+        self.awaited.pop_front()
+    }
+    /// The next run of one volume that nobody waits for; it counts as landing until the caller takes it off. One thread
     /// writes what came while it wrote; another helps when there is a full run besides. Four threads that took them one by
     /// one woke four times as often, always in the guest's way, and their small writes held its flushes up.
-    pub(super) fn run(&mut self, full: impl Fn(u16) -> usize) -> Vec<Arrival> {
-        if let Some(one) = self.awaited.pop_front() {
-            return vec![one];
-        }
-        let Some(most) = self.lands(&full) else { return Vec::new() };
+    pub(super) fn run(&mut self, full: impl Fn(u16) -> usize) -> Option<Vec<Arrival>> {
+        let most = self.lands(full)?;
         let volume = self.arrivals[0].volume;
         let n = self.arrivals.iter().take(most).take_while(|a| a.volume == volume).count();
         self.landing += 1;
-        self.arrivals.drain(..n).collect()
+        Some(self.arrivals.drain(..n).collect())
     }
     /// A run may be taken, of so many answers at most.
     fn lands(&self, full: impl Fn(u16) -> usize) -> Option<usize> {
@@ -68,11 +69,11 @@ mod tests {
     fn answer(extent: u64) -> Arrival {
         Arrival { volume: 0, extent, at: Duration::ZERO, what: Ok(Fetched::Zero) }
     }
-    fn extents(run: Vec<Arrival>) -> Vec<u64> {
-        run.into_iter().map(|a| a.extent).collect()
-    }
+    /// What a thread takes next.
     fn run(work: &mut Work) -> Vec<u64> {
-        extents(work.run(|_| FULL))
+        let awaited = work.awaited().map(|one| vec![one]);
+        let run = awaited.or_else(|| work.run(|_| FULL)).unwrap_or_default();
+        run.into_iter().map(|a| a.extent).collect()
     }
 
     #[test]
